@@ -1,0 +1,8 @@
+//! taugate: a capacity-metered gRPC gateway for decentralised inference.
+//!
+//! The rooms stand in this order; each uses only those above it.
+
+pub mod proto;
+pub mod task;
+
+pub mod registry;

@@ -1,0 +1,3 @@
+//! The command line: arguments, telemetry, run.
+
+fn main() {}

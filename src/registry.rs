@@ -1,0 +1,4 @@
+//! What the gateway holds of miners: declarations, shares, availability; published as
+//! immutable snapshots.
+
+pub mod snapshot;

@@ -1,0 +1,163 @@
+//! Tasks (a model and what it does) and the rules by which their work is counted.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use taugate_ledger::units::Units;
+
+/// A task's id, such as `llama-3-8b`. Cheap to clone.
+pub type TaskId = Arc<str>;
+
+/// What a task does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskKind {
+    /// Continues conversations.
+    Chat,
+    /// Continues a text.
+    Completion,
+    /// Turns texts into vectors.
+    Embeddings,
+    /// Makes pictures from words.
+    TextToImage,
+    /// Changes a picture.
+    ImageToImage,
+    /// Repaints a part of a picture.
+    Inpaint,
+    /// Makes pictures of a given person.
+    Avatar,
+}
+
+/// How work is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnitRule {
+    /// Unicode code points delivered / 4, rounded up once per call.
+    CharsDiv4,
+    /// Steps x images.
+    Steps,
+    /// One per input.
+    Items,
+}
+
+/// A task as configuration (or, in development, a miner's declaration) defines it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Task {
+    /// Its id.
+    pub id: TaskId,
+    /// The model's name as model servers know it; the id where none is given.
+    pub model: Arc<str>,
+    /// What it does.
+    pub kind: TaskKind,
+    /// How its work is counted.
+    pub unit_rule: UnitRule,
+    /// Its part of all scores, 0 to 1; all weights sum to 1.
+    pub weight: f64,
+    /// The most that counts per miner and period.
+    pub cap: Units,
+    /// The most that organic calls may spend of it per period, over all miners; `None`: no ceiling.
+    pub ceiling: Option<Units>,
+    /// Tokens that prompt and answer may have together; 0: not bounded.
+    pub context_tokens: u64,
+    /// `max_tokens` (or steps) of a request that names none.
+    pub default_request: u64,
+    /// The largest `max_tokens` (or steps).
+    pub largest_request: u64,
+    /// Units per token of `max_tokens` that are reserved at the start.
+    pub reserve_factor: f64,
+    /// A call may grow to this many times its token limit in units before it ends with LENGTH.
+    pub growth_factor: f64,
+    /// Units per unit of prompt (code points / 4) that the prompt is charged.
+    pub prompt_factor: f64,
+    /// How long its stages may take.
+    pub limits: TaskLimits,
+}
+
+/// How long the stages of a call may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TaskLimits {
+    /// To the first delta, without the part for the prompt.
+    pub first_chunk: Duration,
+    /// More of it for each KiB of prompt.
+    pub first_chunk_per_kib: Duration,
+    /// Between deltas.
+    pub between_chunks: Duration,
+    /// The whole call; also the largest deadline.
+    pub total: Duration,
+    /// The deadline of a request that names none.
+    pub default_deadline: Duration,
+    /// The least rate of an answer: a drip that stays below it over this long is a stall.
+    /// At least one unit in this time.
+    pub slowest_unit: Duration,
+    /// The largest answer, bytes; more ends the call with LENGTH.
+    pub answer_bytes_max: usize,
+}
+
+/// All tasks by id.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tasks(BTreeMap<TaskId, Arc<Task>>);
+
+/// Counts the units of a text answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CharCount(u64);
+
+// === impl Tasks ===
+
+impl Tasks {
+    /// The task of that id.
+    #[must_use]
+    pub fn get(&self, id: &str) -> Option<&Arc<Task>> {
+        self.0.get(id)
+    }
+
+    /// All tasks, by id.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Task>> {
+        self.0.values()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl FromIterator<Task> for Tasks {
+    fn from_iter<I: IntoIterator<Item = Task>>(tasks: I) -> Self {
+        Self(
+            tasks
+                .into_iter()
+                .map(|task| (Arc::clone(&task.id), Arc::new(task)))
+                .collect(),
+        )
+    }
+}
+
+// === impl CharCount ===
+
+impl CharCount {
+    /// Adds a text's Unicode code points.
+    pub fn add(&mut self, text: &str) {
+        let chars = u64::try_from(text.chars().count()).unwrap_or(u64::MAX);
+        self.0 = self.0.saturating_add(chars);
+    }
+
+    /// The code points so far.
+    #[must_use]
+    pub const fn chars(self) -> u64 {
+        self.0
+    }
+
+    /// Their units: a fourth, rounded up once over all of them.
+    #[must_use]
+    pub const fn units(self) -> Units {
+        Units::new(self.0.div_ceil(4))
+    }
+}
