@@ -2,6 +2,7 @@
 //!
 //! The rooms stand in this order; each uses only those above it.
 
+pub mod clock;
 pub mod proto;
 pub mod task;
 
