@@ -6,4 +6,5 @@ pub mod clock;
 pub mod proto;
 pub mod task;
 
+pub mod identity;
 pub mod registry;

@@ -1,0 +1,14 @@
+//! Who someone is: hotkeys of miners and validators, what they sign, and the API keys of
+//! clients.
+//!
+//! Nothing here knows an engine. What must outlive a process (nonces that were spent, keys)
+//! is stated as a narrow trait, which the store implements.
+
+pub mod api_key;
+pub mod hotkey;
+pub mod nonce;
+
+/// The engine under a durable row did not answer; nothing is known to have changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the engine is unavailable")]
+pub struct StoreAway;
