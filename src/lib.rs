@@ -8,3 +8,5 @@ pub mod task;
 
 pub mod identity;
 pub mod registry;
+
+pub mod config;

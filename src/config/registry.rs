@@ -1,0 +1,64 @@
+//! `[registry]`: who may declare what.
+
+use super::field::{Fields, Section};
+use super::slot::{Flag, Texts, Whole};
+
+/// Room for any network there is; each costs a few kilobytes.
+const MINERS_MAX: usize = 10_000;
+
+/// As many hotkeys as there may be miners.
+const HOTKEYS_MAX: usize = 10_000;
+
+/// Who may declare what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registry {
+    /// Whether any miner may declare.
+    pub open_registration: bool,
+    /// Whether a model that a miner declares and no task names becomes a task.
+    pub open_tasks: bool,
+    /// The hotkeys of miners that may declare, ss58.
+    pub hotkeys: Vec<String>,
+    /// The most miners that are held.
+    pub miners_max: usize,
+}
+
+// === impl Registry ===
+
+impl Default for Registry {
+    /// Closed by default.
+    fn default() -> Self {
+        Self {
+            open_registration: false,
+            open_tasks: false,
+            hotkeys: Vec::new(),
+            miners_max: MINERS_MAX,
+        }
+    }
+}
+
+impl Section for Registry {
+    fn fields(&mut self, fields: &mut dyn Fields) {
+        fields.field(
+            "open_registration",
+            "Whether any miner may declare capacity. For development: all listeners stay on \
+             loopback.",
+            &mut Flag(&mut self.open_registration),
+        );
+        fields.field(
+            "open_tasks",
+            "Whether a model that a miner declares and no task names becomes a task by itself. \
+             For development: all listeners stay on loopback.",
+            &mut Flag(&mut self.open_tasks),
+        );
+        fields.field(
+            "hotkeys",
+            "The hotkeys (ss58) of the miners that may declare.",
+            &mut Texts(&mut self.hotkeys, HOTKEYS_MAX),
+        );
+        fields.field(
+            "miners_max",
+            "The most miners that are held at once; more are refused.",
+            &mut Whole(&mut self.miners_max, 1..=100_000),
+        );
+    }
+}
