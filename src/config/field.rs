@@ -24,9 +24,9 @@ pub(super) trait Slot {
     /// What stands there; `None`: nothing, which is a value of its own.
     fn write(&self) -> Option<Value>;
 
-    /// What could stand there, for a field that is empty at first.
-    fn example(&self) -> &'static str {
-        ""
+    /// What could stand there, as the file would say it, for a field that is empty at first.
+    fn example(&self) -> String {
+        String::new()
     }
 }
 

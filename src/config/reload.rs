@@ -27,6 +27,7 @@ pub struct Reloader {
     seen: Option<String>,
     /// Whether the last look could not read the file.
     unreadable: bool,
+    every: Duration,
     publish: watch::Sender<Arc<Config>>,
 }
 
@@ -53,6 +54,7 @@ impl Reloader {
             path,
             seen: None,
             unreadable: false,
+            every: LOOK_EVERY,
             publish,
         };
         (reloader, receiver)
@@ -61,7 +63,7 @@ impl Reloader {
     /// Looks once a second, and at once on SIGHUP, until every receiver is gone. The caller
     /// owns the task; dropping the future ends it at any point without harm.
     pub async fn run(mut self) {
-        let mut every = tokio::time::interval(LOOK_EVERY);
+        let mut every = tokio::time::interval(self.every);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut hangup = match signal(SignalKind::hangup()) {
             Ok(hangup) => Some(hangup),
@@ -135,5 +137,115 @@ impl Reloader {
         self.publish.send_replace(Arc::new(next));
         tracing::info!("configuration taken over");
         Look::Taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "[registry]\nopen_registration = true\nopen_tasks = true\n";
+
+    fn config(more: &str) -> String {
+        format!("{GOOD}\n{more}")
+    }
+
+    fn reloader(path: &str) -> (Reloader, watch::Receiver<Arc<Config>>) {
+        let running = Config::parse(GOOD).unwrap();
+        Reloader::new(path.into(), Arc::new(running))
+    }
+
+    #[test]
+    fn a_good_file_is_taken_over() {
+        let (mut reloader, receiver) = reloader("unread");
+        let look = reloader.look(Ok(config("[limits]\nattempts_max = 2")));
+        assert_eq!(look, Look::Taken);
+        assert_eq!(receiver.borrow().limits.attempts_max, 2);
+    }
+
+    #[test]
+    fn a_bad_file_keeps_the_old_one_and_the_next_good_one_counts() {
+        let (mut reloader, receiver) = reloader("unread");
+        let before = Arc::clone(&receiver.borrow());
+        for bad in ["[limits]\nattempts_max = 0", "[limits", "[unknown]"] {
+            assert_eq!(reloader.look(Ok(config(bad))), Look::Kept);
+            assert!(Arc::ptr_eq(&before, &receiver.borrow()));
+        }
+        let missing = LoadError::TooLarge { path: "x".into() };
+        assert_eq!(reloader.look(Err(missing)), Look::Kept);
+        let look = reloader.look(Ok(config("[limits]\nattempts_max = 2")));
+        assert_eq!(look, Look::Taken);
+    }
+
+    #[test]
+    fn what_means_the_same_wakes_nobody() {
+        let (mut reloader, receiver) = reloader("unread");
+        let look = reloader.look(Ok(config("# only a remark")));
+        assert_eq!(look, Look::Same);
+        assert!(!receiver.has_changed().unwrap());
+    }
+
+    #[test]
+    fn what_needs_a_restart_is_named_and_kept() {
+        let running = Config::parse(GOOD).unwrap();
+        let newer = config(
+            "[period]\nlength_s = 10\n[listen]\npublic = \"127.0.0.1:1\"\n[limits]\nwait_ms = 1",
+        );
+        let (next, kept) = running.reloaded(&Config::parse(&newer).unwrap());
+        assert_eq!(kept, ["listen.public", "period.length_s"]);
+        assert_eq!(next.period, running.period);
+        assert_eq!(next.listen, running.listen);
+        assert_eq!(next.limits.wait, Duration::from_millis(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_changed_file_is_seen_by_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("taugate.toml");
+        std::fs::write(&path, config("[limits]\nattempts_max = 2")).unwrap();
+        let (reloader, mut receiver) = reloader(path.to_str().unwrap());
+        let running = async {
+            receiver.changed().await.unwrap();
+            assert_eq!(receiver.borrow_and_update().limits.attempts_max, 2);
+            std::fs::write(&path, config("[limits]\nattempts_max = 4")).unwrap();
+            receiver.changed().await.unwrap();
+            assert_eq!(receiver.borrow_and_update().limits.attempts_max, 4);
+        };
+        tokio::select! {
+            () = reloader.run() => unreachable!("a receiver is left"),
+            () = running => {}
+        }
+    }
+
+    #[tokio::test]
+    async fn a_hangup_reads_the_file_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("taugate.toml");
+        std::fs::write(&path, config("[limits]\nattempts_max = 2")).unwrap();
+        let (mut reloader, mut receiver) = reloader(path.to_str().unwrap());
+        reloader.every = Duration::from_secs(3600);
+        let running = async {
+            receiver.changed().await.unwrap();
+            receiver.borrow_and_update();
+            std::fs::write(&path, config("[limits]\nattempts_max = 4")).unwrap();
+            let pid = std::process::id().to_string();
+            let kill = tokio::process::Command::new("kill")
+                .args(["-HUP", &pid])
+                .status();
+            assert!(kill.await.unwrap().success());
+            receiver.changed().await.unwrap();
+            assert_eq!(receiver.borrow_and_update().limits.attempts_max, 4);
+        };
+        tokio::select! {
+            () = reloader.run() => unreachable!("a receiver is left"),
+            () = running => {}
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_ends_when_nobody_listens() {
+        let (reloader, receiver) = reloader("unread");
+        drop(receiver);
+        reloader.run().await;
     }
 }

@@ -90,8 +90,8 @@ impl<T: Number> Slot for MaybeWhole<'_, T> {
         self.0.map(|number| integer(number.to_u64()))
     }
 
-    fn example(&self) -> &'static str {
-        self.2
+    fn example(&self) -> String {
+        self.2.to_owned()
     }
 }
 
@@ -267,8 +267,8 @@ impl Slot for MaybeFile<'_> {
             .map(|path| Value::String(path.to_string_lossy().into_owned()))
     }
 
-    fn example(&self) -> &'static str {
-        self.1
+    fn example(&self) -> String {
+        quoted(self.1)
     }
 }
 

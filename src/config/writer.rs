@@ -22,7 +22,6 @@ const PREAMBLE: &str = "\
 # only. `taugate gateway --check` prints what is in effect, or what is wrong.
 #
 # Names end in their unit: _s seconds, _ms milliseconds, _bytes bytes.
-# Tasks, limits and keys are taken over when this file changes; the rest needs a restart.
 ";
 
 /// The id of the task in the commented file.
@@ -56,6 +55,7 @@ pub(super) fn template(config: &Config) -> String {
     let mut config = config.clone();
     let mut defaults = Config::default();
     let mut text = PREAMBLE.to_owned();
+    comment(&mut text, &reloading(&config.sections()));
     for ((heading, section), (_, default)) in config.sections().into_iter().zip(defaults.sections())
     {
         text.push('\n');
@@ -70,6 +70,20 @@ pub(super) fn template(config: &Config) -> String {
         text = template.text;
     }
     example_task(text)
+}
+
+/// Which sections need no restart.
+fn reloading(sections: &[(Heading, &mut dyn Section)]) -> String {
+    let names: Vec<&str> = sections
+        .iter()
+        .filter(|(heading, _)| heading.reloads)
+        .map(|(heading, _)| heading.name)
+        .collect();
+    format!(
+        "When this file changes, {} and all tasks are taken over at once; the rest needs a \
+         restart.",
+        names.join(", ")
+    )
 }
 
 fn example_task(mut text: String) -> String {
@@ -149,7 +163,7 @@ impl Template {
                 (other != value).then(|| format!("{kind} {other}"))
             })
             .collect();
-        (!others.is_empty()).then(|| format!("By default: {}.", others.join(", ")))
+        (!others.is_empty()).then(|| format!("For other kinds: {}.", others.join(", ")))
     }
 }
 
