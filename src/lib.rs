@@ -9,4 +9,6 @@ pub mod task;
 pub mod identity;
 pub mod registry;
 
+pub mod store;
+
 pub mod config;

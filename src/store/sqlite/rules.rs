@@ -1,0 +1,61 @@
+//! What the store refuses by its own clock.
+
+use std::time::Duration;
+
+use taugate_ledger::period::{Period, PeriodLength};
+
+use crate::clock::SharedClock;
+
+/// The store's clock and the periods that follow from it.
+#[derive(Clone, Debug)]
+pub(super) struct Rules {
+    pub(super) clock: SharedClock,
+    pub(super) length: PeriodLength,
+    /// How long after its end a period takes exchanges.
+    pub(super) grace: Duration,
+    /// How many whole periods are kept beyond the grace.
+    pub(super) retention_periods: u32,
+}
+
+// === impl Rules ===
+
+impl Rules {
+    pub(super) fn now_ms(&self) -> u64 {
+        self.clock.unix_ms()
+    }
+
+    /// Whether rights to spend are given out: from one period ahead to the grace after.
+    pub(super) fn may_exchange(&self, period: Period) -> bool {
+        self.is_not_beyond_next(period) && self.ended_within(period, self.grace_ms())
+    }
+
+    /// Whether receipts are taken: as long as the period's rows are kept, so that late proof
+    /// comes into the period it belongs to.
+    pub(super) fn may_append(&self, period: Period) -> bool {
+        self.is_not_beyond_next(period) && period >= self.keep_from()
+    }
+
+    /// The oldest period whose rows are kept.
+    pub(super) fn keep_from(&self) -> Period {
+        let kept_ms = u64::from(self.length.secs())
+            .saturating_mul(1000)
+            .saturating_mul(u64::from(self.retention_periods))
+            .saturating_add(self.grace_ms());
+        self.length.period_at(self.now_ms().saturating_sub(kept_ms))
+    }
+
+    /// Whether a period starts on a boundary and is no later than the next one.
+    fn is_not_beyond_next(&self, period: Period) -> bool {
+        let start_ms = period.start_s().saturating_mul(1000);
+        let next = self.length.next(self.length.period_at(self.now_ms()));
+        self.length.period_at(start_ms) == period && period <= next
+    }
+
+    fn ended_within(&self, period: Period, grace_ms: u64) -> bool {
+        self.now_ms() < self.length.end_ms(period).saturating_add(grace_ms)
+    }
+
+    fn grace_ms(&self) -> u64 {
+        u64::try_from(self.grace.as_millis()).unwrap_or(u64::MAX)
+    }
+}

@@ -1,0 +1,232 @@
+//! The tables, and how an older file becomes one of today.
+//!
+//! Integers only; amounts are units. `crc` is CRC-32 over the row's other columns, because
+//! the engine's own checks see a broken page but not a flipped digit.
+
+use rusqlite::Connection;
+
+use super::OpenError;
+
+/// Marks a file as ours ("taug").
+const APPLICATION_ID: i64 = 0x7461_7567;
+
+/// Each step makes the next version of the schema; a step is never changed once released.
+const MIGRATIONS: &[&str] = &[V1];
+
+const V1: &str = "
+-- What this file is.
+CREATE TABLE store (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    store_id BLOB NOT NULL,
+    period_s INTEGER NOT NULL
+) STRICT;
+
+-- Starts of gateways. AUTOINCREMENT: a number is never given twice.
+CREATE TABLE incarnation (
+    inc INTEGER PRIMARY KEY AUTOINCREMENT,
+    gateway TEXT NOT NULL,
+    live INTEGER NOT NULL,
+    last_seen_ms INTEGER NOT NULL
+) STRICT;
+
+-- How far an incarnation's receipts of a period are, and whether more may come.
+CREATE TABLE inc_period (
+    period INTEGER NOT NULL,
+    inc INTEGER NOT NULL,
+    next_off INTEGER NOT NULL,
+    closed INTEGER NOT NULL,
+    PRIMARY KEY (period, inc)
+) STRICT, WITHOUT ROWID;
+
+-- No grant of this period or an earlier one may rise, because commits were lost.
+CREATE TABLE frozen (period INTEGER PRIMARY KEY) STRICT;
+
+-- What cells are about. kind: 0 miner, 1 ceiling, 2 client.
+CREATE TABLE subject (
+    id INTEGER PRIMARY KEY,
+    kind INTEGER NOT NULL,
+    name BLOB NOT NULL,
+    task TEXT NOT NULL,
+    UNIQUE (kind, name, task)
+) STRICT;
+
+CREATE TABLE declaration (
+    hotkey BLOB PRIMARY KEY,
+    sequence INTEGER NOT NULL,
+    payload BLOB NOT NULL,
+    signature BLOB NOT NULL,
+    endpoint TEXT NOT NULL,
+    accepted_ms INTEGER NOT NULL,
+    withdrawn INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE cell (
+    period INTEGER NOT NULL,
+    cell INTEGER NOT NULL,
+    wanted INTEGER NOT NULL CHECK (0 <= wanted AND wanted <= allotment),
+    allotment INTEGER NOT NULL,
+    granted INTEGER NOT NULL CHECK (0 <= granted AND granted <= allotment),
+    crc INTEGER NOT NULL,
+    PRIMARY KEY (period, cell)
+) STRICT, WITHOUT ROWID;
+
+-- The slice of one incarnation in one cell, and what it proved of it.
+CREATE TABLE lease (
+    period INTEGER NOT NULL,
+    inc INTEGER NOT NULL,
+    cell INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    granted INTEGER NOT NULL,
+    organic INTEGER NOT NULL CHECK (0 <= organic),
+    synthetic INTEGER NOT NULL CHECK (0 <= synthetic),
+    crc INTEGER NOT NULL,
+    PRIMARY KEY (period, inc, cell),
+    CHECK (organic + synthetic <= granted)
+) STRICT, WITHOUT ROWID;
+
+-- Attempts of a miner by outcome; grows only. rev rises with each change of these or of
+-- the lease's units. The sums are over good attempts.
+CREATE TABLE tally (
+    period INTEGER NOT NULL,
+    inc INTEGER NOT NULL,
+    cell INTEGER NOT NULL,
+    origin INTEGER NOT NULL,
+    good INTEGER NOT NULL,
+    busy INTEGER NOT NULL,
+    refused INTEGER NOT NULL,
+    cancelled INTEGER NOT NULL,
+    lost INTEGER NOT NULL,
+    stalled INTEGER NOT NULL,
+    protocol INTEGER NOT NULL,
+    first_chunk_us INTEGER NOT NULL,
+    duration_us INTEGER NOT NULL,
+    rev INTEGER NOT NULL,
+    PRIMARY KEY (period, inc, cell, origin)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE receipt (
+    period INTEGER NOT NULL,
+    inc INTEGER NOT NULL,
+    off INTEGER NOT NULL,
+    call INTEGER NOT NULL,
+    origin INTEGER NOT NULL,
+    finish INTEGER NOT NULL,
+    quality INTEGER NOT NULL,
+    units INTEGER NOT NULL,
+    prompt_units INTEGER NOT NULL,
+    admitted_ms INTEGER NOT NULL,
+    client TEXT NOT NULL,
+    task TEXT NOT NULL,
+    held BLOB NOT NULL,
+    attempts BLOB NOT NULL,
+    digest BLOB NOT NULL,
+    labels BLOB NOT NULL,
+    claim INTEGER,
+    crc INTEGER NOT NULL,
+    PRIMARY KEY (period, inc, off)
+) STRICT, WITHOUT ROWID;
+-- Nearly sequential, as calls are numbered in the order of their admission.
+CREATE INDEX receipt_call ON receipt (period, inc, call);
+
+CREATE TABLE nonce (
+    hotkey BLOB NOT NULL,
+    nonce BLOB NOT NULL,
+    keep_until_ms INTEGER NOT NULL,
+    PRIMARY KEY (hotkey, nonce)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX nonce_age ON nonce (keep_until_ms);
+
+-- Idempotency keys. period and call are set with the receipt that fulfils the claim.
+CREATE TABLE claim (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    client TEXT NOT NULL,
+    key TEXT NOT NULL,
+    body_sha256 BLOB NOT NULL,
+    inc INTEGER NOT NULL,
+    made_ms INTEGER NOT NULL,
+    period INTEGER,
+    call INTEGER,
+    UNIQUE (client, key)
+) STRICT;
+
+CREATE TABLE api_key (
+    public_id TEXT PRIMARY KEY,
+    sha256 BLOB NOT NULL,
+    name TEXT NOT NULL,
+    tasks TEXT,
+    scopes TEXT NOT NULL,
+    proven_only INTEGER NOT NULL,
+    created_ms INTEGER NOT NULL,
+    expires_ms INTEGER,
+    revoked_ms INTEGER
+) STRICT;
+";
+
+/// The version that this program writes.
+pub(super) const VERSION: i64 = 1;
+
+/// Sets what every connection needs.
+pub(super) fn tune(conn: &Connection) -> rusqlite::Result<()> {
+    conn.busy_timeout(std::time::Duration::from_secs(2))?;
+    conn.set_prepared_statement_cache_capacity(64);
+    conn.pragma_update(None, "trusted_schema", false)?;
+    conn.pragma_update(None, "cell_size_check", true)?;
+    conn.pragma_update(None, "temp_store", "MEMORY")
+}
+
+/// Sets what the writer's connection needs: a commit returns once it is on the disk.
+pub(super) fn tune_writer(conn: &Connection) -> rusqlite::Result<()> {
+    tune(conn)?;
+    conn.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    conn.pragma_update(None, "synchronous", "FULL")?;
+    conn.pragma_update(None, "fullfsync", true)?;
+    // 16 MiB of journal between checkpoints; it is cut back to 64 MiB after a long read.
+    conn.pragma_update_and_check(None, "wal_autocheckpoint", 4096, |_| Ok(()))?;
+    conn.pragma_update_and_check(None, "journal_size_limit", 64 << 20, |_| Ok(()))
+}
+
+/// What stands in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Nothing at all.
+    Nothing,
+    /// A store of this or an older version.
+    Store,
+}
+
+/// Looks at what a file holds; refuses what is not ours and what is newer.
+pub(super) fn look(conn: &Connection) -> Result<Found, OpenError> {
+    let version: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let application: i64 = conn.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if version == 0 && application == 0 && tables == 0 {
+        return Ok(Found::Nothing);
+    }
+    if application != APPLICATION_ID {
+        return Err(OpenError::NotAStore);
+    }
+    if version > VERSION {
+        return Err(OpenError::NewerSchema {
+            found: version,
+            known: VERSION,
+        });
+    }
+    Ok(Found::Store)
+}
+
+/// Brings a file to [`VERSION`]; all steps and `fill` in one transaction.
+pub(super) fn migrate(
+    conn: &mut Connection,
+    fill: impl FnOnce(&Connection) -> rusqlite::Result<()>,
+) -> rusqlite::Result<()> {
+    let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let version: i64 = tx.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let done = usize::try_from(version).unwrap_or(0);
+    for step in MIGRATIONS.iter().skip(done) {
+        tx.execute_batch(step)?;
+    }
+    tx.pragma_update(None, "application_id", APPLICATION_ID)?;
+    tx.pragma_update(None, "user_version", VERSION)?;
+    fill(&tx)?;
+    tx.commit()
+}
