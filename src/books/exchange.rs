@@ -1,0 +1,89 @@
+//! The task that asks the engine for rights to spend, and gives back what is not needed.
+
+use std::sync::atomic::Ordering;
+
+use taugate_ledger::engine::{ExchangeAsk, ExchangeError};
+use taugate_ledger::period::Period;
+use tokio_util::sync::CancellationToken;
+
+use super::Books;
+
+impl Books {
+    /// Keeps cells supplied until `stop`. Run it once, on a runtime of its own.
+    pub async fn run_exchange(&self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            for ask in self.lender.asks(self.clock.unix_ms()) {
+                self.exchange(ask).await;
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = self.lacking.notified() => {}
+                () = tokio::time::sleep(self.settings.exchange_every) => {}
+            }
+        }
+    }
+
+    /// Fetches the first slices of the next period, for cells with demand.
+    pub async fn fetch_ahead(&self, next: Period) {
+        self.tables.open(next);
+        for ask in self.lender.open_ahead(self.clock.unix_ms()) {
+            self.exchange(ask).await;
+        }
+    }
+
+    /// Publishes a period's table; from now on calls are charged to it. Never steps back.
+    pub fn turn(&self, to: Period) {
+        self.tables.turn(to);
+    }
+
+    /// Closes past periods of which nothing is open: gives back what is left of them.
+    pub async fn close_past(&self) {
+        let current = self.tables.current().period();
+        for period in self.tables.periods() {
+            if period >= current || self.journal.unacked(period) > 0 {
+                continue;
+            }
+            let Some(asks) = self.lender.retire(period) else { continue };
+            for ask in asks {
+                self.exchange(ask).await;
+            }
+            if self.engine.close_period(self.incarnation, period).await.is_ok() {
+                self.tables.forget(period);
+            }
+        }
+    }
+
+    /// Gives back all that is free and ends the incarnation. Call it when no call is left and
+    /// every receipt is durable; otherwise what is left stays charged to its period.
+    ///
+    /// # Errors
+    /// When the engine is away; nothing is lost then but what was free.
+    pub async fn close(&self) -> Result<(), ExchangeError> {
+        for ask in self.lender.give_back_all() {
+            self.exchange(ask).await;
+        }
+        for period in self.tables.periods() {
+            self.engine.close_period(self.incarnation, period).await?;
+        }
+        self.engine.close(self.incarnation).await
+    }
+
+    async fn exchange(&self, ask: ExchangeAsk) {
+        let answer = self.engine.exchange(ask.clone()).await;
+        match &answer {
+            Ok(_) => self.reachable.store(true, Ordering::Relaxed),
+            Err(ExchangeError::Unavailable) => self.reachable.store(false, Ordering::Relaxed),
+            Err(ExchangeError::Fenced | ExchangeError::PostedBehind(_)) => {
+                tracing::error!(error = ?answer, "the books are broken");
+                self.broken.cancel();
+            }
+            Err(
+                ExchangeError::PeriodNotOpen(_)
+                | ExchangeError::UnknownCell(_)
+                | ExchangeError::LostCommits,
+            ) => tracing::warn!(error = ?answer, "an exchange was refused"),
+        }
+        self.lender.answered(&ask, answer);
+        self.answered.notify_waiters();
+    }
+}

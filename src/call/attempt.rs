@@ -1,0 +1,432 @@
+//! A call's way to a miner: choose, hold, dispatch; again with another miner while nothing
+//! was delivered; then relay, settle, and the final message.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+use taugate_ledger::ids::{CellId, Origin};
+use taugate_ledger::receipt::{Finish, Outcome};
+use taugate_ledger::reservation::{Cause, Reservation};
+use taugate_ledger::units::Units;
+use tokio::time::{Instant, timeout, timeout_at};
+use tower::retry::budget::Budget as _;
+
+use super::outlet::{Event, Outlet};
+use super::payload::is_empty;
+use super::record::Attempt;
+use super::relay::{Bounds, Relay, RelayEnd};
+use super::settle::{Ending, Guard};
+use super::{Admitted, CallError, Calls, Stage};
+use crate::books::HoldError;
+use crate::miner_client::{DispatchError, MinerEvent, MinerFault, MinerStream, Pool};
+use crate::proto::v1;
+use crate::registry::snapshot::Offer;
+use crate::routing::{NoChoice, Wish};
+
+/// A miner that was chosen and holds what the call needs.
+struct Chosen {
+    offer: Offer,
+    held: Reservation,
+    explanation: Option<crate::routing::Explanation>,
+}
+
+/// One call, while it runs.
+struct Run {
+    pool: Arc<Pool>,
+    admitted: Admitted,
+    guard: Guard,
+    /// Miners that were tried.
+    excluded: Vec<CellId>,
+}
+
+/// How an attempt that brought nothing ended.
+enum Missed {
+    /// Another miner may do better.
+    Again(Outcome),
+    /// The call is over.
+    Over(Outcome, Finish, CallError),
+}
+
+/// Runs a call to its end. Never fails: whatever happens ends in the guard.
+pub(super) async fn run(
+    calls: Arc<Calls>,
+    pool: Arc<Pool>,
+    mut admitted: Admitted,
+    outlet: Outlet,
+) {
+    let guard = Guard::new(calls, &mut admitted, outlet);
+    let mut run = Run { pool, admitted, guard, excluded: Vec::new() };
+    run.work().await;
+}
+
+// === impl Run ===
+
+impl Run {
+    async fn work(&mut self) {
+        loop {
+            let chosen = match self.choose().await {
+                Ok(chosen) => chosen,
+                Err(Missed::Over(outcome, finish, error)) => return self.fail(outcome, finish, error),
+                Err(Missed::Again(_)) => return self.fail(Outcome::Cancelled, Finish::Internal, CallError::Internal),
+            };
+            let offer = chosen.offer.clone();
+            self.begin(chosen);
+            match self.first(&offer).await {
+                Ok((stream, first)) => return self.relay(stream, first).await,
+                Err(Missed::Again(outcome)) => {
+                    self.guard.abandon(outcome, Cause::Failover);
+                    self.excluded.push(offer.cell);
+                    if !self.may_retry() {
+                        let finish = Finish::Attempt(outcome);
+                        return self.fail(outcome, finish, CallError::AttemptsExhausted);
+                    }
+                }
+                Err(Missed::Over(outcome, finish, error)) => {
+                    self.guard.abandon(outcome, Cause::Cancelled);
+                    return self.fail(outcome, finish, error);
+                }
+            }
+        }
+    }
+
+    fn fail(&mut self, outcome: Outcome, finish: Finish, error: CallError) {
+        drop(self.guard.settle(outcome, Ending::broken(finish)));
+        self.guard.outlet.finish(Err(error));
+    }
+
+    /// Another attempt is one too many when its number, or the budget that all calls share,
+    /// is used up.
+    fn may_retry(&self) -> bool {
+        let attempts = self.guard.record.attempts.len();
+        attempts < self.guard.calls.settings.attempts_max && self.guard.calls.retries.withdraw()
+    }
+
+    // --- choosing ---
+
+    /// A miner with what the call needs held; waits in line for one that is busy.
+    async fn choose(&mut self) -> Result<Chosen, Missed> {
+        let calls = Arc::clone(&self.guard.calls);
+        let waited = calls.settings.wait.min(self.rest());
+        let until = Instant::now() + waited;
+        let task = Arc::clone(&self.admitted.task.id);
+        if !calls.waiting.is_queued(&task) {
+            match self.try_choose().await {
+                Ok(chosen) => return Ok(chosen),
+                Err(CallError::AllBusy) => {}
+                Err(error) => return Err(self.unchosen(error)),
+            }
+        }
+        let Some(place) = calls.waiting.join(&task) else {
+            return Err(self.unchosen(CallError::AllBusy));
+        };
+        let queued = async {
+            let _head = place.head().await;
+            loop {
+                match self.try_choose().await {
+                    Err(CallError::AllBusy) => {}
+                    ended => return ended,
+                }
+                // A miner that says it is free says so to the registry only: look now and then.
+                drop(timeout(Duration::from_millis(50), place.freed()).await);
+            }
+        };
+        let ended = tokio::select! {
+            ended = timeout_at(until, queued) => ended.unwrap_or(Err(CallError::AllBusy)),
+            () = calls.cut.cancelled() => Err(CallError::Draining),
+        };
+        ended.map_err(|error| self.unchosen(error))
+    }
+
+    fn unchosen(&self, error: CallError) -> Missed {
+        if self.guard.outlet.is_gone() {
+            return Missed::Over(Outcome::Cancelled, Finish::Attempt(Outcome::Cancelled), error);
+        }
+        if Instant::now() >= self.admitted.deadline {
+            let finish = Finish::Attempt(Outcome::Cancelled);
+            return Missed::Over(Outcome::Cancelled, finish, CallError::Deadline(Stage::Waiting));
+        }
+        // A call that was tried and then finds nobody else has used up its attempts.
+        match self.guard.record.attempts.last() {
+            Some(last) => {
+                let finish = Finish::Attempt(last.outcome);
+                Missed::Over(last.outcome, finish, CallError::AttemptsExhausted)
+            }
+            None => Missed::Over(Outcome::Cancelled, Finish::NoCapacity, error),
+        }
+    }
+
+    /// One look over the miners, without waiting for one.
+    async fn try_choose(&self) -> Result<Chosen, CallError> {
+        let calls = &self.guard.calls;
+        if self.guard.outlet.is_gone() {
+            return Err(CallError::Draining);
+        }
+        let snapshot = calls.registry.snapshot();
+        let market = snapshot.markets.get(&self.admitted.task.id).ok_or(CallError::NoMiner)?;
+        let table = &self.admitted.table;
+        let units = self.admitted.prompt_units.saturating_add(self.admitted.output_units);
+        let wish = Wish {
+            units,
+            exclude: &self.excluded,
+            pinned: self.admitted.pinned.as_deref(),
+            explain: self.admitted.explain,
+        };
+        let mut choices = calls.router.choices(market, table.as_ref(), &calls.vitals, wish, calls.now_ms());
+        while let Some(offer) = choices.next() {
+            let ceiling = market.ceiling.filter(|_| self.admitted.origin == Origin::Organic);
+            let cells = [Some(offer.cell), ceiling];
+            let cells: SmallVec<[CellId; 3]> = cells.into_iter().flatten().collect();
+            match calls.books.hold(table, &cells, units, self.admitted.origin).await {
+                Ok(held) => {
+                    return Ok(Chosen { offer: offer.clone(), held, explanation: choices.chosen(offer.cell) });
+                }
+                Err(HoldError::Spent(cell)) if Some(cell) == ceiling => return Err(CallError::Ceiling),
+                Err(HoldError::Spent(cell)) => choices.spent(cell),
+                Err(HoldError::EngineAway) => return Err(CallError::EngineAway),
+                Err(HoldError::Crowded) => return Err(CallError::Crowded),
+            }
+        }
+        Err(match choices.finish() {
+            NoChoice::NoMiner => CallError::NoMiner,
+            NoChoice::AllBusy => CallError::AllBusy,
+            NoChoice::AllSpent => CallError::AllSpent,
+            NoChoice::AllExcluded => CallError::AttemptsExhausted,
+        })
+    }
+
+    fn begin(&mut self, chosen: Chosen) {
+        let Chosen { offer, held, explanation } = chosen;
+        let in_flight = self.guard.calls.vitals.begin(offer.cell);
+        let attempt = Attempt {
+            cell: offer.cell,
+            hotkey: Arc::clone(&offer.miner.hotkey),
+            number: offer.miner.number,
+            explanation,
+            sent: Instant::now(),
+            first_chunk: None,
+            ended: None,
+            outcome: Outcome::Cancelled,
+            units: Units::ZERO,
+        };
+        self.guard.begin(attempt, held, in_flight);
+    }
+
+    // --- dispatching ---
+
+    fn rest(&self) -> Duration {
+        self.admitted.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// The stream of the chosen miner and its first delta. Meanwhile the client hears that
+    /// its call lives.
+    async fn first(&mut self, offer: &Offer) -> Result<(MinerStream, v1::Delta), Missed> {
+        let calls = Arc::clone(&self.guard.calls);
+        let (limit, blame) = self.first_limit();
+        let until = Instant::now() + limit;
+        let reaching = reach(&self.pool, offer, self.to_miner(), self.rest());
+        tokio::pin!(reaching);
+        let mut progress = tokio::time::interval_at(
+            Instant::now() + calls.settings.progress_every,
+            calls.settings.progress_every,
+        );
+        loop {
+            tokio::select! {
+                biased;
+                () = self.guard.outlet.gone() => {
+                    let finish = Finish::Attempt(Outcome::Cancelled);
+                    return Err(Missed::Over(Outcome::Cancelled, finish, CallError::Draining));
+                }
+                () = calls.cut.cancelled() => {
+                    return Err(Missed::Over(Outcome::Cancelled, Finish::Drained, CallError::Draining));
+                }
+                reached = &mut reaching => {
+                    return reached.map_err(|error| Missed::Again(error.outcome()));
+                }
+                () = tokio::time::sleep_until(until) => return Err(self.late(blame)),
+                _ = progress.tick() => self.say_progress(),
+            }
+        }
+    }
+
+    /// How long the first delta may take, and whose fault it is when it does not come: a
+    /// client with little time must not get miners ejected.
+    fn first_limit(&self) -> (Duration, Outcome) {
+        let limits = &self.admitted.task.limits;
+        let kib = u32::try_from(self.admitted.prompt_bytes / 1024).unwrap_or(u32::MAX);
+        let limit = limits.first_chunk.saturating_add(limits.first_chunk_per_kib.saturating_mul(kib));
+        let rest = self.rest();
+        let last = self.guard.record.attempts.len() >= self.guard.calls.settings.attempts_max;
+        // A quarter of the time, so that another miner can still make it.
+        let share = if last { rest } else { rest / 4 };
+        if limit <= share { (limit, Outcome::Stalled) } else { (share, Outcome::Cancelled) }
+    }
+
+    fn late(&self, blame: Outcome) -> Missed {
+        if self.rest().is_zero() {
+            let finish = Finish::Attempt(Outcome::Cancelled);
+            return Missed::Over(blame, finish, CallError::Deadline(Stage::Prefill));
+        }
+        Missed::Again(blame)
+    }
+
+    fn say_progress(&self) {
+        let waited = self.guard.record.admitted_at.elapsed();
+        let progress = v1::Progress {
+            phase: v1::Phase::Prefill.into(),
+            waited: prost_types::Duration::try_from(waited).ok(),
+        };
+        // A client that left is noticed by the loop around this.
+        drop(self.guard.outlet.push(Event::Progress(progress), 0));
+    }
+
+    fn to_miner(&self) -> v1::MinerGenerateRequest {
+        let attempt = self.guard.record.attempts.len();
+        v1::MinerGenerateRequest {
+            attempt_id: format!("{}-{attempt}", self.admitted.id),
+            task: self.admitted.task.id.to_string(),
+            payload: Some(self.admitted.payload.clone()),
+        }
+    }
+
+    // --- relaying ---
+
+    async fn relay(&mut self, stream: MinerStream, first: v1::Delta) {
+        self.guard.first_chunk();
+        self.say_started();
+        let bounds = Bounds {
+            choices: self.admitted.choices,
+            units_max: self.admitted.prompt_units.saturating_add(self.admitted.output_units_max),
+            deadline: self.admitted.deadline,
+        };
+        let relay = Relay::new(stream, bounds, self.guard.calls.cut.clone());
+        match relay.run(&mut self.guard, first).await {
+            RelayEnd::Whole(completed) => self.complete(completed.choices, completed.claimed).await,
+            RelayEnd::Length => {
+                let ends = (0..self.admitted.choices).map(|choice| v1::ChoiceEnd {
+                    choice,
+                    finish_reason: v1::FinishReason::Length.into(),
+                });
+                self.complete(ends.collect(), None).await;
+            }
+            RelayEnd::Broken(outcome, ending, error) => self.break_off(outcome, ending, error).await,
+            RelayEnd::Gone => {
+                let ending = Ending::broken(Finish::Attempt(Outcome::Cancelled));
+                drop(self.guard.settle(Outcome::Cancelled, ending));
+            }
+        }
+    }
+
+    fn say_started(&self) {
+        let attempt = self.guard.record.attempts.last();
+        let explanation = attempt.and_then(|attempt| attempt.explanation.as_ref());
+        let units = self.admitted.prompt_units.saturating_add(self.admitted.output_units);
+        let started = v1::Started {
+            request_id: self.admitted.id.to_string(),
+            miner: attempt.map(|attempt| attempt.hotkey.to_string()).unwrap_or_default(),
+            units_reserved: units.get(),
+            explanation: explanation.map(|explanation| explanation.to_proto(self.guard.record.waited_ms())),
+        };
+        // A client that left is noticed by the relay.
+        drop(self.guard.outlet.push(Event::Started(started), 0));
+    }
+
+    /// A whole answer: once the client has taken it, book it; once that is durable, say so.
+    async fn complete(&mut self, choices: Vec<v1::ChoiceEnd>, claimed: Option<v1::ClaimedTokens>) {
+        if !self.delivered_all().await {
+            return;
+        }
+        let durable = self.guard.settle(Outcome::Good, Ending::whole());
+        let recorded = match durable {
+            Some(durable) => timeout(self.guard.calls.settings.record_wait, durable).await,
+            None => return self.guard.outlet.finish(Err(CallError::Internal)),
+        };
+        let recorded = matches!(recorded, Ok(Ok(_)));
+        if !recorded {
+            self.guard.calls.instruments.unrecorded_finals.inc();
+        }
+        let units = self.guard.record.attempts.last().map_or(Units::ZERO, |attempt| attempt.units);
+        let completed = v1::Completed {
+            choices,
+            usage: Some(v1::Usage {
+                units: units.get(),
+                prompt_units: self.admitted.prompt_units.min(units).get(),
+                quality: v1::UsageQuality::Exact.into(),
+                claimed,
+            }),
+            recorded,
+            capacity_left: self.guard.calls.capacity_left(&self.admitted.task.id).into(),
+        };
+        let mark = self.guard.outlet.delivered();
+        drop(self.guard.outlet.push(Event::Completed(completed), mark));
+        self.guard.outlet.finish(Ok(()));
+    }
+
+    /// A broken answer: what the client has of it is booked.
+    async fn break_off(&mut self, outcome: Outcome, ending: Ending, error: CallError) {
+        if matches!(error, CallError::SlowConsumer | CallError::Draining | CallError::Deadline(_)) {
+            self.guard.outlet.cut(error);
+            drop(self.guard.settle(outcome, ending));
+            return;
+        }
+        // What the miner delivered before it broke reaches the client first.
+        self.guard.outlet.finish(Err(error));
+        if self.delivered_all().await {
+            drop(self.guard.settle(outcome, ending));
+        }
+    }
+
+    /// Waits until the client has taken everything; settles and says false when it does not.
+    async fn delivered_all(&mut self) -> bool {
+        let calls = Arc::clone(&self.guard.calls);
+        let deadline = self.admitted.deadline;
+        let (finish, error) = loop {
+            let slow = self.guard.slow_at();
+            tokio::select! {
+                () = self.guard.outlet.emptied() => {
+                    // Who left after the last piece has all of it.
+                    if self.guard.outlet.is_empty() {
+                        return true;
+                    }
+                    break (Finish::Attempt(Outcome::Cancelled), CallError::Draining);
+                }
+                () = calls.cut.cancelled() => break (Finish::Drained, CallError::Draining),
+                () = tokio::time::sleep_until(slow.map_or(deadline, |slow| slow.min(deadline))) => {}
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                let error = CallError::Deadline(Stage::Streaming);
+                break (Finish::Attempt(Outcome::Cancelled), error);
+            }
+            if self.guard.slow_at().is_some_and(|slow| now >= slow) {
+                break (Finish::SlowConsumer, CallError::SlowConsumer);
+            }
+        };
+        self.guard.outlet.cut(error);
+        drop(self.guard.settle(Outcome::Cancelled, Ending::broken(finish)));
+        false
+    }
+}
+
+/// Dispatches and waits for the first delta that brings anything.
+async fn reach(
+    pool: &Pool,
+    offer: &Offer,
+    request: v1::MinerGenerateRequest,
+    rest: Duration,
+) -> Result<(MinerStream, v1::Delta), DispatchError> {
+    // A miner that sends nothing but nothing is not waited for long.
+    const EMPTY_MAX: usize = 1024;
+    // The miner hears a deadline a little before ours, so that its word still arrives.
+    let told = rest.saturating_sub((rest / 20).max(Duration::from_millis(20)));
+    let mut stream = MinerStream::dispatch(pool, &offer.miner, request, told).await?;
+    for _ in 0..EMPTY_MAX {
+        match stream.next().await? {
+            MinerEvent::Delta(delta) if is_empty(&delta) => {}
+            MinerEvent::Delta(delta) => return Ok((stream, delta)),
+            // An empty answer is a failure.
+            MinerEvent::Completed(_) => break,
+        }
+    }
+    Err(MinerFault::Protocol.into())
+}

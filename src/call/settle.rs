@@ -1,0 +1,198 @@
+//! The one exit of a call. Whatever happened, the guard does the accounting: what was
+//! delivered is posted, the rest goes back, one receipt is left.
+
+use std::sync::Arc;
+
+use taugate_ledger::journal::Recorded;
+use taugate_ledger::receipt::{Finish, Outcome, Quality};
+use taugate_ledger::reservation::{Cause, Reservation};
+use taugate_ledger::units::Units;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::outlet::Outlet;
+use super::record::Record;
+use super::{Admitted, Calls};
+use crate::books::Slot;
+use crate::routing::InFlight;
+
+/// What must be given back when a call ends, and the record of it.
+#[derive(Debug)]
+#[must_use = "dropping it settles the call"]
+pub(super) struct Guard {
+    pub(super) calls: Arc<Calls>,
+    pub(super) record: Record,
+    pub(super) outlet: Outlet,
+    /// The running attempt's hold on its cells.
+    held: Option<Reservation>,
+    /// The running attempt's place at its miner.
+    in_flight: Option<InFlight>,
+    slot: Option<Slot>,
+    /// When the last part was booked.
+    part_at: Instant,
+}
+
+/// How a call ended, for its receipt.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ending {
+    pub(super) finish: Finish,
+    pub(super) quality: Quality,
+}
+
+// === impl Ending ===
+
+impl Ending {
+    pub(super) const fn whole() -> Self {
+        Self { finish: Finish::Attempt(Outcome::Good), quality: Quality::Exact }
+    }
+
+    pub(super) const fn broken(finish: Finish) -> Self {
+        Self { finish, quality: Quality::Partial }
+    }
+}
+
+// === impl Guard ===
+
+impl Guard {
+    /// Takes over an admitted call.
+    pub(super) fn new(calls: Arc<Calls>, admitted: &mut Admitted, outlet: Outlet) -> Self {
+        let record = Record::new(admitted, calls.books.unix_ms());
+        Self {
+            calls,
+            record,
+            outlet,
+            held: None,
+            in_flight: None,
+            slot: admitted.slot.take(),
+            part_at: Instant::now(),
+        }
+    }
+
+    /// Starts an attempt: its record, its hold, its place at the miner.
+    pub(super) fn begin(
+        &mut self,
+        attempt: super::record::Attempt,
+        held: Reservation,
+        in_flight: InFlight,
+    ) {
+        self.record.attempts.push(attempt);
+        self.held = Some(held);
+        self.in_flight = Some(in_flight);
+    }
+
+    /// Ends an attempt that delivered nothing; its units go back.
+    pub(super) fn abandon(&mut self, outcome: Outcome, cause: Cause) {
+        self.close_attempt(outcome);
+        if let Some(held) = self.held.take() {
+            // Nothing was posted before the first chunk, so that it cannot be refused.
+            drop(held.void(cause));
+        }
+    }
+
+    /// The running attempt's hold.
+    pub(super) fn held(&mut self) -> Option<&mut Reservation> {
+        self.held.as_mut()
+    }
+
+    /// Grows the running attempt's hold.
+    pub(super) async fn grow(&mut self, by: Units) -> bool {
+        let Some(held) = self.held.as_mut() else { return false };
+        self.calls.books.grow(held, by).await.is_ok()
+    }
+
+    /// Notes the first delta of the running attempt.
+    pub(super) fn first_chunk(&mut self) {
+        if let Some(attempt) = self.record.attempts.last_mut() {
+            attempt.first_chunk.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// When the next part is due.
+    pub(super) fn part_due(&self) -> Instant {
+        self.part_at + self.calls.settings.part_every
+    }
+
+    /// Books what was delivered until now, if anything was and a slot is free. A crash
+    /// then puts only what comes after in doubt.
+    pub(super) fn book_part(&mut self) {
+        self.part_at = Instant::now();
+        let delivered = self.delivered();
+        let Some(held) = self.held.as_mut() else { return };
+        if delivered <= held.posted() || held.deliver(delivered).is_err() {
+            return;
+        }
+        let Some(slot) = self.calls.books.slot() else { return };
+        let units = held.post_part();
+        let (period, cells) = (held.table().period(), held.cells().to_vec());
+        if let Some(attempt) = self.record.attempts.last_mut() {
+            attempt.units = units;
+        }
+        slot.send(period, self.record.receipt(Finish::Running, Quality::Partial, &cells), None);
+    }
+
+    /// Ends the call's books. What comes back tells when the receipt is durable.
+    pub(super) fn settle(&mut self, outcome: Outcome, ending: Ending) -> Option<oneshot::Receiver<Recorded>> {
+        let slot = self.slot.take()?;
+        let mut cells = Vec::new();
+        if let Some(mut held) = self.held.take() {
+            let delivered = self.units_of(self.outlet.delivered(), held.reserved());
+            cells.extend_from_slice(held.cells());
+            // Never above what is held: `units_of` cuts there.
+            if held.deliver(delivered).is_err() {
+                tracing::error!(id = %self.record.id, "delivered units were not accepted");
+            }
+            let posted = held.post(delivered).posted;
+            if let Some(attempt) = self.record.attempts.last_mut() {
+                attempt.units = posted;
+            }
+        }
+        self.close_attempt(outcome);
+        self.record.judge_refusals();
+        let receipt = self.record.receipt(ending.finish, ending.quality, &cells);
+        let (waiter, durable) = oneshot::channel();
+        self.record.observe(&self.calls.instruments, &self.calls.trace, ending.finish);
+        slot.send(self.record.id.period, receipt, Some(waiter));
+        Some(durable)
+    }
+
+    /// When the client is too slow, if it takes nothing until then.
+    pub(super) fn slow_at(&self) -> Option<Instant> {
+        self.outlet.waiting_since().map(|since| since + self.calls.settings.slow_consumer)
+    }
+
+    /// What the client has taken, in units.
+    pub(super) fn delivered(&self) -> Units {
+        let bound = self.held.as_ref().map_or(Units::ZERO, Reservation::reserved);
+        self.units_of(self.outlet.delivered(), bound)
+    }
+
+    /// The units of so many code points, prompt included; never more than `bound`.
+    pub(super) fn units_of(&self, code_points: u64, bound: Units) -> Units {
+        if code_points == 0 {
+            return Units::ZERO;
+        }
+        let output = Units::new(code_points.div_ceil(4));
+        self.record.prompt_units.saturating_add(output).min(bound)
+    }
+
+    fn close_attempt(&mut self, outcome: Outcome) {
+        let now_ms = self.calls.now_ms();
+        let Some(in_flight) = self.in_flight.take() else { return };
+        let Some(attempt) = self.record.attempts.last_mut() else { return };
+        attempt.ended = Some(Instant::now());
+        attempt.outcome = outcome;
+        self.calls.vitals.ended(in_flight, outcome, attempt.sample(self.record.prompt_bytes), now_ms);
+        self.calls.waiting.freed(&self.record.task.id);
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.slot.is_none() {
+            return;
+        }
+        // Nobody ended the call: a panic in its task, or a runtime that was shut down.
+        let finish = if std::thread::panicking() { Finish::Internal } else { Finish::Drained };
+        drop(self.settle(Outcome::Cancelled, Ending::broken(finish)));
+    }
+}

@@ -1,0 +1,310 @@
+//! `InferenceService`: convert, call, convert.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt as _};
+use taugate_ledger::ids::{Origin, RequestId};
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+use super::admission::{self, Order};
+use super::deadline::Deadline;
+use super::status::{FieldFault, Refusal, SpentCause};
+use crate::call::{Admitted, Answer, CallError, Calls, Event};
+use crate::identity::api_key::Client;
+use crate::miner_client::Pool;
+use crate::proto::v1;
+use crate::registry::snapshot::{Market, Snapshot};
+use crate::task::{Task, TaskKind};
+
+/// Reads receipts of the past.
+pub trait Receipts: Send + Sync + std::fmt::Debug {
+    /// The receipt of a call, if there is one that this client made.
+    fn receipt<'a>(
+        &'a self,
+        id: RequestId,
+        client: &'a str,
+    ) -> taugate_ledger::engine::BoxFuture<'a, Result<Option<v1::Receipt>, crate::identity::StoreAway>>;
+}
+
+/// The service of one shard.
+#[derive(Debug, Clone)]
+pub struct Inference {
+    calls: Arc<Calls>,
+    pool: Arc<Pool>,
+    receipts: Arc<dyn Receipts>,
+}
+
+type Events = Pin<Box<dyn Stream<Item = Result<v1::StreamGenerateResponse, Status>> + Send>>;
+
+// === impl Inference ===
+
+impl Inference {
+    /// The service of a shard with its own connections to miners.
+    #[must_use]
+    pub fn new(calls: Arc<Calls>, pool: Arc<Pool>, receipts: Arc<dyn Receipts>) -> Self {
+        Self { calls, pool, receipts }
+    }
+
+    fn begin(&self, request: Request<v1::GenerateRequest>) -> Result<(RequestId, Answer), Refusal> {
+        let (_, extensions, request) = request.into_parts();
+        let client = extensions.get::<Client>().cloned().unwrap_or_default();
+        let deadline = extensions.get::<Deadline>().copied();
+        admission::check_envelope(&request).map_err(Refusal::Invalid)?;
+        let snapshot = self.calls.registry.snapshot();
+        let task = snapshot.tasks.get(&request.task).filter(|task| client.may_ask(&task.id));
+        let task = Arc::clone(task.ok_or(Refusal::UnknownTask)?);
+        if task.kind != TaskKind::Chat {
+            return Err(Refusal::Unimplemented("tasks of this kind"));
+        }
+        if !request.idempotency_key.is_empty() {
+            return Err(Refusal::Unimplemented("idempotency keys"));
+        }
+        let pinned = pinned(&request, &client, &snapshot)?;
+        let order = admission::order(&task, request.payload.clone()).map_err(Refusal::Invalid)?;
+        let admitted = self.admit(&request, (task, order), client, deadline, pinned)?;
+        let id = admitted.id;
+        Ok((id, self.calls.start(&self.pool, admitted)))
+    }
+
+    fn admit(
+        &self,
+        request: &v1::GenerateRequest,
+        (task, order): (Arc<Task>, Order),
+        client: Client,
+        deadline: Option<Deadline>,
+        pinned: Option<Arc<str>>,
+    ) -> Result<Admitted, Refusal> {
+        let books = &self.calls.books;
+        if self.calls.cut.is_cancelled() || books.broken().is_cancelled() {
+            return Err(Refusal::Draining);
+        }
+        let slot = books.slot().ok_or(if books.reachable() {
+            Refusal::Overloaded
+        } else {
+            Refusal::EngineUnavailable
+        })?;
+        let now = Instant::now();
+        let latest = now + task.limits.total;
+        let deadline = deadline.map_or(now + task.limits.default_deadline, |given| given.at());
+        let table = books.table();
+        Ok(Admitted {
+            id: books.next_call(table.period()),
+            client: client.public_id(),
+            payload: order.payload,
+            prompt_bytes: order.prompt_bytes,
+            prompt_units: order.prompt_units,
+            output_units: order.output_units,
+            output_units_max: order.output_units_max,
+            choices: order.choices,
+            deadline: deadline.min(latest),
+            origin: if pinned.is_some() { Origin::Synthetic } else { Origin::Organic },
+            pinned,
+            explain: request.explain,
+            labels: sorted(request),
+            table,
+            slot,
+            task,
+        })
+    }
+
+    fn refusal(&self, id: RequestId, task: &str, error: CallError) -> Refusal {
+        let soon = Duration::from_millis(500);
+        let period = self.calls.books.period_rest();
+        match error {
+            CallError::AllBusy => Refusal::NoCapacity { cause: SpentCause::Busy, retry_after: soon },
+            CallError::AllSpent => Refusal::NoCapacity { cause: SpentCause::Spent, retry_after: period },
+            CallError::Ceiling => Refusal::TaskCeiling { retry_after: period },
+            CallError::NoMiner => Refusal::NoMiner,
+            CallError::EngineAway => Refusal::EngineUnavailable,
+            CallError::Crowded => Refusal::Overloaded,
+            CallError::AttemptsExhausted => Refusal::AttemptsExhausted,
+            CallError::Deadline(stage) => Refusal::Deadline { phase: stage.as_str() },
+            CallError::MinerLost => Refusal::MinerLost { request_id: id },
+            CallError::MinerStalled => Refusal::MinerStalled { request_id: id },
+            CallError::MinerProtocol => Refusal::MinerProtocol { request_id: id },
+            CallError::SlowConsumer => Refusal::SlowConsumer,
+            CallError::Draining => Refusal::Draining,
+            CallError::Internal => {
+                tracing::error!(%id, task, "a call ended by a bug");
+                Refusal::Internal
+            }
+        }
+    }
+}
+
+fn sorted(request: &v1::GenerateRequest) -> Vec<(String, String)> {
+    let mut labels: Vec<_> =
+        request.labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+    labels.sort_unstable();
+    labels
+}
+
+/// The miner that a check is meant for.
+fn pinned(
+    request: &v1::GenerateRequest,
+    client: &Client,
+    snapshot: &Snapshot,
+) -> Result<Option<Arc<str>>, Refusal> {
+    let Some(check) = &request.check else { return Ok(None) };
+    if !client.may_check() {
+        return Err(Refusal::Forbidden);
+    }
+    let offers = snapshot.markets.get(request.task.as_str()).map(|market| market.offers.as_slice());
+    let mut offers = offers.unwrap_or_default().iter();
+    match offers.find(|offer| *offer.miner.hotkey == *check.miner) {
+        Some(offer) => Ok(Some(Arc::clone(&offer.miner.hotkey))),
+        None => Err(Refusal::Invalid(vec![FieldFault {
+            field: "check.miner".to_owned(),
+            fault: "offers nothing of this task".to_owned(),
+        }])),
+    }
+}
+
+#[tonic::async_trait]
+impl v1::inference_service_server::InferenceService for Inference {
+    async fn generate(
+        &self,
+        request: Request<v1::GenerateRequest>,
+    ) -> Result<Response<v1::GenerateResponse>, Status> {
+        let task = request.get_ref().task.clone();
+        let (id, mut answer) = self.begin(request)?;
+        let mut whole = Whole::default();
+        while let Some(event) = answer.next().await {
+            whole.add(event.map_err(|error| self.refusal(id, &task, error))?);
+        }
+        Ok(Response::new(whole.0))
+    }
+
+    type StreamGenerateStream = Events;
+
+    async fn stream_generate(
+        &self,
+        request: Request<v1::GenerateRequest>,
+    ) -> Result<Response<Events>, Status> {
+        let task = request.get_ref().task.clone();
+        let (id, mut answer) = self.begin(request)?;
+        // No header before there is something to say: a refusal stays a plain status.
+        let first = answer.next().await.ok_or(Refusal::Internal)?;
+        let first = first.map_err(|error| self.refusal(id, &task, error))?;
+        let service = self.clone();
+        let rest = answer.map(move |event| {
+            event.map(message).map_err(|error| Status::from(service.refusal(id, &task, error)))
+        });
+        let events = futures_util::stream::once(async { Ok(message(first)) }).chain(rest);
+        Ok(Response::new(Box::pin(events)))
+    }
+
+    async fn list_tasks(
+        &self,
+        request: Request<v1::ListTasksRequest>,
+    ) -> Result<Response<v1::ListTasksResponse>, Status> {
+        let client = request.extensions().get::<Client>().cloned().unwrap_or_default();
+        let snapshot = self.calls.registry.snapshot();
+        let tasks = snapshot.tasks.iter().filter(|task| client.may_ask(&task.id));
+        let tasks = tasks
+            .map(|task| {
+                let left = self.calls.capacity_left(&task.id);
+                task_info(task, snapshot.markets.get(&task.id).map(AsRef::as_ref), left)
+            })
+            .collect();
+        Ok(Response::new(v1::ListTasksResponse { tasks }))
+    }
+
+    async fn get_receipt(
+        &self,
+        request: Request<v1::GetReceiptRequest>,
+    ) -> Result<Response<v1::GetReceiptResponse>, Status> {
+        let client = request.extensions().get::<Client>().cloned().unwrap_or_default();
+        let id = request.get_ref().request_id.parse().map_err(|_| Refusal::UnknownReceipt)?;
+        let receipt = self.receipts.receipt(id, &client.public_id()).await;
+        let receipt = receipt.map_err(|_| Refusal::EngineUnavailable)?;
+        let receipt = receipt.ok_or(Refusal::UnknownReceipt)?;
+        Ok(Response::new(v1::GetReceiptResponse { receipt: Some(receipt) }))
+    }
+}
+
+fn message(event: Event) -> v1::StreamGenerateResponse {
+    use v1::stream_generate_response::Event as Wire;
+    let event = match event {
+        Event::Progress(progress) => Wire::Progress(progress),
+        Event::Started(started) => Wire::Started(started),
+        Event::Delta(delta) => Wire::Delta(delta),
+        Event::Completed(completed) => Wire::Completed(completed),
+    };
+    v1::StreamGenerateResponse { event: Some(event) }
+}
+
+fn task_info(task: &Task, market: Option<&Market>, left: v1::CapacityLeft) -> v1::TaskInfo {
+    let miners = market.map_or(0, |market| market.offers.len());
+    v1::TaskInfo {
+        id: task.id.to_string(),
+        kind: task.kind.to_proto().into(),
+        unit_rule: task.unit_rule.as_str().to_owned(),
+        context_tokens: task.context_tokens,
+        default_request: task.default_request,
+        largest_request: task.largest_request,
+        longest: prost_types::Duration::try_from(task.limits.total).ok(),
+        miners: u32::try_from(miners).unwrap_or(u32::MAX),
+        capacity_left: left.into(),
+    }
+}
+
+/// The fold of an answer's events.
+#[derive(Debug, Default)]
+struct Whole(v1::GenerateResponse);
+
+// === impl Whole ===
+
+impl Whole {
+    fn add(&mut self, event: Event) {
+        match event {
+            Event::Progress(_) => {}
+            Event::Started(started) => {
+                self.0.request_id = started.request_id;
+                self.0.miner = started.miner;
+            }
+            Event::Delta(delta) => self.delta(delta),
+            Event::Completed(completed) => {
+                for end in completed.choices {
+                    self.choice(end.choice).finish_reason = end.finish_reason;
+                }
+                self.0.choices.sort_unstable_by_key(|choice| choice.choice);
+                self.0.usage = completed.usage;
+                self.0.recorded = completed.recorded;
+                self.0.capacity_left = completed.capacity_left;
+            }
+        }
+    }
+
+    fn delta(&mut self, delta: v1::Delta) {
+        let choice = self.choice(delta.choice);
+        choice.content.push_str(&delta.content);
+        choice.reasoning.push_str(&delta.reasoning);
+        choice.refusal.push_str(&delta.refusal);
+        choice.logprobs.extend(delta.logprobs);
+        for fragment in delta.tool_calls {
+            // Bounded: an index beyond the calls that were opened opens the next one.
+            let index = (fragment.index as usize).min(choice.tool_calls.len());
+            if index == choice.tool_calls.len() {
+                choice.tool_calls.push(v1::ToolCall::default());
+            }
+            let call = &mut choice.tool_calls[index];
+            call.id.push_str(&fragment.id);
+            call.name.push_str(&fragment.name);
+            call.arguments.push_str(&fragment.arguments);
+        }
+    }
+
+    /// The choice of that number; the relay bounds the numbers.
+    fn choice(&mut self, number: u32) -> &mut v1::Choice {
+        let found = self.0.choices.iter().position(|choice| choice.choice == number);
+        let at = found.unwrap_or_else(|| {
+            self.0.choices.push(v1::Choice { choice: number, ..v1::Choice::default() });
+            self.0.choices.len() - 1
+        });
+        &mut self.0.choices[at]
+    }
+}

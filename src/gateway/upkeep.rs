@@ -1,0 +1,66 @@
+//! What is looked at once a second: the router's table, what is left of each task, the
+//! audit of the books.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use taugate_ledger::table::Table;
+use taugate_ledger::units::Units;
+use tokio_util::sync::CancellationToken;
+
+use crate::call::Calls;
+use crate::proto::v1::CapacityLeft;
+use crate::registry::snapshot::Market;
+
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Looks after a gateway until `stop`.
+pub(super) async fn run(calls: Arc<Calls>, stop: CancellationToken) {
+    let mut changed = calls.registry.subscribe();
+    let mut tick = tokio::time::interval(EVERY);
+    loop {
+        look(&calls);
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+            changed = changed.changed() => {
+                if changed.is_err() { return; }
+            }
+        }
+    }
+}
+
+fn look(calls: &Calls) {
+    let snapshot = calls.registry.snapshot();
+    let table = calls.books.table();
+    calls.router.rebuild(&snapshot, table.as_ref(), &calls.vitals, calls.now_ms());
+    let left: HashMap<_, _> = snapshot
+        .markets
+        .iter()
+        .map(|(task, market)| (Arc::clone(task), capacity_left(market, &table)))
+        .collect();
+    calls.capacity.store(Arc::new(left));
+    let divergences = calls.books.audit();
+    for divergence in &divergences {
+        tracing::error!(?divergence, "the books diverge");
+    }
+    calls.instruments.upkeep(&divergences, calls.books.pending(), calls.waiting.len());
+}
+
+fn capacity_left(market: &Market, table: &Table) -> CapacityLeft {
+    let all: Units = market.offers.iter().map(|offer| offer.allotment).sum();
+    // What an engine was not asked for yet is not in the table: what was spent is.
+    let spent = |cell| table.posted_total(cell).saturating_add(table.reserved(cell));
+    let left = market.offers.iter().map(|offer| offer.allotment.saturating_sub(spent(offer.cell)));
+    let left: Units = left.sum();
+    if left.is_zero() {
+        CapacityLeft::None
+    } else if left <= all.part_of(10) {
+        CapacityLeft::Little
+    } else if left <= all.part_of(2) {
+        CapacityLeft::Some
+    } else {
+        CapacityLeft::Plenty
+    }
+}

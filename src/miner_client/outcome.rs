@@ -1,0 +1,90 @@
+//! What a miner's behaviour means. Decided here once, by code and protocol only: a miner's
+//! text decides nothing and goes nowhere.
+
+use std::error::Error as _;
+
+use taugate_ledger::receipt::Outcome;
+use tonic::{Code, Status};
+
+/// Why an attempt did not bring an answer's first piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DispatchError {
+    /// No connection.
+    #[error("the miner was not reached")]
+    Unreachable,
+    /// The connection or the stream ended.
+    #[error("{0}")]
+    Fault(#[from] MinerFault),
+}
+
+/// How a miner let an attempt down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MinerFault {
+    /// It has too many requests; no fault of its own.
+    #[error("the miner has too many requests")]
+    Busy,
+    /// It refuses this request as invalid.
+    #[error("the miner refuses the request")]
+    Refused,
+    /// It broke off.
+    #[error("the miner was lost")]
+    Lost,
+    /// It kept a time limit not.
+    #[error("the miner stalled")]
+    Stalled,
+    /// It broke the protocol.
+    #[error("the miner broke the protocol")]
+    Protocol,
+}
+
+// === impl MinerFault ===
+
+impl MinerFault {
+    /// Classifies a status that ended an attempt. `begun` says whether a delta had come:
+    /// back-pressure and refusals exist only before it.
+    #[must_use]
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "a miner may send any code; most mean the same"
+    )]
+    pub fn from_status(status: &Status, begun: bool) -> Self {
+        // A status that this process made for a transport fault has a source; one that the
+        // miner sent has none, whatever it says.
+        let transport = status.source().is_some();
+        match status.code() {
+            Code::ResourceExhausted if !transport && !begun => Self::Busy,
+            Code::InvalidArgument if !transport && !begun => Self::Refused,
+            Code::ResourceExhausted
+            | Code::OutOfRange
+            | Code::Internal
+            | Code::InvalidArgument
+            | Code::Unimplemented => Self::Protocol,
+            _ => Self::Lost,
+        }
+    }
+
+    /// The attempt's outcome.
+    #[must_use]
+    pub const fn outcome(self) -> Outcome {
+        match self {
+            Self::Busy => Outcome::Busy,
+            Self::Refused => Outcome::Refused,
+            Self::Lost => Outcome::Lost,
+            Self::Stalled => Outcome::Stalled,
+            Self::Protocol => Outcome::Protocol,
+        }
+    }
+}
+
+// === impl DispatchError ===
+
+impl DispatchError {
+    /// The attempt's outcome.
+    #[must_use]
+    pub const fn outcome(self) -> Outcome {
+        match self {
+            Self::Unreachable => Outcome::Lost,
+            Self::Fault(fault) => fault.outcome(),
+        }
+    }
+}

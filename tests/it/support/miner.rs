@@ -1,0 +1,241 @@
+//! A scripted miner on a real socket.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::Stream;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
+use parking_lot::Mutex;
+use taugate::digest::ChoiceDigests;
+use taugate::proto::v1;
+use taugate::proto::v1::miner_generate_response::Event;
+use taugate::proto::v1::miner_service_server::{MinerService, MinerServiceServer};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+/// One thing a scripted miner does.
+#[derive(Clone, Debug)]
+pub enum Act {
+    /// Sends text.
+    Say(String),
+    /// Sends a delta as it is.
+    Delta(v1::Delta),
+    /// Waits.
+    Pause(Duration),
+    /// Waits until the gateway leaves.
+    Hang,
+    /// Ends with `MinerCompleted` and the right digest, claiming so many tokens.
+    Complete(u64),
+    /// Ends with `MinerCompleted` and a wrong digest.
+    Lie,
+    /// Ends with this status.
+    Fail(tonic::Code, String),
+    /// Ends with OK and nothing.
+    End,
+    /// Drops the connection.
+    Die,
+}
+
+/// A miner that does what it is told.
+#[derive(Clone, Debug)]
+pub struct FakeMiner {
+    pub address: SocketAddr,
+    state: Arc<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    script: Mutex<Vec<Act>>,
+    before_headers: Mutex<Vec<Act>>,
+    seen: Mutex<Vec<v1::MinerGenerateRequest>>,
+    cancelled: AtomicUsize,
+    running: AtomicUsize,
+    dead: Mutex<CancellationToken>,
+    stop: CancellationToken,
+}
+
+struct Running(Arc<State>, bool);
+
+impl FakeMiner {
+    /// Starts a miner that follows `script` on each call.
+    pub async fn start(script: Vec<Act>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let state = Arc::new(State {
+            script: Mutex::new(script),
+            before_headers: Mutex::new(Vec::new()),
+            seen: Mutex::new(Vec::new()),
+            cancelled: AtomicUsize::new(0),
+            running: AtomicUsize::new(0),
+            dead: Mutex::new(CancellationToken::new()),
+            stop: CancellationToken::new(),
+        });
+        let miner = Self { address, state };
+        tokio::task::spawn(miner.clone().accept(listener));
+        miner
+    }
+
+    /// What a call does from now on.
+    pub fn script(&self, script: Vec<Act>) {
+        *self.state.script.lock() = script;
+    }
+
+    /// What a call does before its headers leave.
+    pub fn before_headers(&self, script: Vec<Act>) {
+        *self.state.before_headers.lock() = script;
+    }
+
+    /// The requests that came.
+    pub fn seen(&self) -> Vec<v1::MinerGenerateRequest> {
+        self.state.seen.lock().clone()
+    }
+
+    /// Calls that the gateway left before their end.
+    pub fn cancelled(&self) -> usize {
+        self.state.cancelled.load(Ordering::SeqCst)
+    }
+
+    /// Calls that run.
+    pub fn running(&self) -> usize {
+        self.state.running.load(Ordering::SeqCst)
+    }
+
+    /// Drops every connection.
+    pub fn die(&self) {
+        std::mem::take(&mut *self.state.dead.lock()).cancel();
+    }
+
+    async fn accept(self, listener: TcpListener) {
+        let stop = self.state.stop.clone();
+        while let Some(Ok((stream, _))) = stop.run_until_cancelled(listener.accept()).await {
+            let service = MinerServiceServer::new(self.clone());
+            let dead = self.state.dead.lock().clone();
+            tokio::task::spawn(async move {
+                let serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                    .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+                dead.run_until_cancelled(serving).await;
+            });
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::SeqCst);
+        if !self.1 {
+            self.0.cancelled.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+type Messages = Pin<Box<dyn Stream<Item = Result<v1::MinerGenerateResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl MinerService for FakeMiner {
+    async fn open_session(
+        &self,
+        _: Request<v1::OpenSessionRequest>,
+    ) -> Result<Response<v1::OpenSessionResponse>, Status> {
+        Err(Status::unimplemented("no sessions"))
+    }
+
+    type GenerateStream = Messages;
+
+    async fn generate(
+        &self,
+        request: Request<v1::MinerGenerateRequest>,
+    ) -> Result<Response<Messages>, Status> {
+        self.state.seen.lock().push(request.into_inner());
+        self.state.running.fetch_add(1, Ordering::SeqCst);
+        let mut running = Running(Arc::clone(&self.state), false);
+        for act in self.state.before_headers.lock().clone() {
+            match act {
+                Act::Pause(pause) => tokio::time::sleep(pause).await,
+                Act::Hang => std::future::pending::<()>().await,
+                Act::Fail(code, text) => {
+                    running.1 = true;
+                    return Err(Status::new(code, text));
+                }
+                other => panic!("{other:?} cannot come before headers"),
+            }
+        }
+        let (sender, receiver) = mpsc::channel(64);
+        let script = self.state.script.lock().clone();
+        tokio::task::spawn(perform(self.clone(), script, sender, running));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+type Sender = mpsc::Sender<Result<v1::MinerGenerateResponse, Status>>;
+
+async fn perform(miner: FakeMiner, script: Vec<Act>, sender: Sender, mut running: Running) {
+    let mut digests = ChoiceDigests::new(1);
+    for act in script {
+        let sent = match act {
+            Act::Say(content) => {
+                let delta = v1::Delta { content, ..v1::Delta::default() };
+                digests.add(&delta);
+                send(&sender, Event::Delta(delta)).await
+            }
+            Act::Delta(delta) => {
+                digests.add(&delta);
+                send(&sender, Event::Delta(delta)).await
+            }
+            Act::Pause(pause) => {
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => true,
+                    () = sender.closed() => false,
+                }
+            }
+            Act::Hang => {
+                sender.closed().await;
+                false
+            }
+            Act::Complete(tokens) => {
+                running.1 = true;
+                send(&sender, Event::Completed(completed(digests.clone(), tokens))).await
+            }
+            Act::Lie => {
+                running.1 = true;
+                let mut lie = completed(digests.clone(), 1);
+                lie.digests[0].sha256[0] ^= 1;
+                send(&sender, Event::Completed(lie)).await
+            }
+            Act::Fail(code, text) => {
+                running.1 = true;
+                sender.send(Err(Status::new(code, text))).await.is_ok()
+            }
+            Act::End => {
+                running.1 = true;
+                return;
+            }
+            Act::Die => {
+                running.1 = true;
+                miner.die();
+                return;
+            }
+        };
+        if !sent {
+            return;
+        }
+    }
+}
+
+async fn send(sender: &Sender, event: Event) -> bool {
+    sender.send(Ok(v1::MinerGenerateResponse { event: Some(event) })).await.is_ok()
+}
+
+fn completed(digests: ChoiceDigests, tokens: u64) -> v1::MinerCompleted {
+    v1::MinerCompleted {
+        choices: vec![v1::ChoiceEnd { choice: 0, finish_reason: v1::FinishReason::Stop.into() }],
+        digests: digests.finish(),
+        claimed: Some(v1::ClaimedTokens { completion: Some(tokens), ..Default::default() }),
+    }
+}
