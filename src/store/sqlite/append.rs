@@ -15,9 +15,9 @@ use taugate_ledger::receipt::{Attempt, Finish, Outcome, Receipt};
 use taugate_ledger::units::Units;
 
 use super::exchange::{is_closed, is_live};
+use super::receipts::{finish, insert_receipt};
 use super::rows::{
-    LeaseRow, RowFault, Stop, cell_int, insert_receipt, int, origin, origin_int, period_int, uint,
-    units,
+    LeaseRow, RowFault, Stop, cell_int, int, origin, origin_int, period_int, uint, units,
 };
 use super::rules::Rules;
 use crate::store::StoreFault;
@@ -184,11 +184,11 @@ impl Booking<'_> {
                 |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
             )
             .optional()?;
-        let Some((finish, from, so_far)) = found else {
+        let Some((ended, from, so_far)) = found else {
             return Ok(None);
         };
         Ok(Some(Earlier {
-            is_part: super::rows::finish(finish) == Some(Finish::Running),
+            is_part: finish(ended) == Some(Finish::Running),
             origin: origin(from, "receipt")?,
             units: units(so_far, "receipt")?,
         }))

@@ -18,10 +18,8 @@ use tokio::sync::Semaphore;
 use super::OpenError;
 use super::cells::subject_of;
 use super::exchange::{FirstOfThisProcess, is_live};
-use super::rows::{
-    CellRow, LeaseRow, RECEIPT_COLUMNS, RowFault, cell_id, int, origin, period_int, receipt_of,
-    uint,
-};
+use super::receipts::{RECEIPT_COLUMNS, receipt_of};
+use super::rows::{CellRow, LeaseRow, RowFault, cell_id, int, origin, period_int, uint};
 use super::schema::{self, Found};
 use crate::store::{BookRow, StoreFault, StoredReceipt, TallyRow};
 
