@@ -208,7 +208,11 @@ impl Books {
     #[must_use]
     pub fn next_call(&self, period: Period) -> RequestId {
         let call = self.calls.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        RequestId { period, incarnation: self.incarnation, call }
+        RequestId {
+            period,
+            incarnation: self.incarnation,
+            call,
+        }
     }
 
     /// Compares every open table with what is held of it. Empty when the books close.
@@ -239,7 +243,9 @@ impl Books {
             Err(ReserveError::Short { .. }) => {}
         }
         let waiting = self.draws.try_acquire().map_err(|_| HoldError::Crowded)?;
-        let held = self.draw(table, || Reservation::take(table, cells, units, origin)).await;
+        let held = self
+            .draw(table, || Reservation::take(table, cells, units, origin))
+            .await;
         drop(waiting);
         held
     }
@@ -288,6 +294,10 @@ impl Books {
     }
 
     fn why_short(&self, cell: CellId) -> HoldError {
-        if self.reachable() { HoldError::Spent(cell) } else { HoldError::EngineAway }
+        if self.reachable() {
+            HoldError::Spent(cell)
+        } else {
+            HoldError::EngineAway
+        }
     }
 }

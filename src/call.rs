@@ -10,6 +10,7 @@
 //! has taken out of it counts as delivered.
 
 pub mod attempt;
+mod ending;
 pub mod outlet;
 pub mod payload;
 pub mod record;
@@ -211,7 +212,6 @@ impl Default for CallSettings {
 impl Calls {
     /// Starts a call on this thread's runtime; the answer comes out of what is returned.
     /// Dropping that cancels the call.
-    #[must_use]
     pub fn start(self: &Arc<Self>, pool: &Arc<Pool>, admitted: Admitted) -> Answer {
         self.retries.deposit();
         let bytes_max = admitted.task.limits.answer_bytes_max;

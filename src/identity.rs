@@ -7,6 +7,7 @@
 pub mod api_key;
 pub mod hotkey;
 pub mod nonce;
+pub mod signature;
 
 /// The engine under a durable row did not answer; nothing is known to have changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

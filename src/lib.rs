@@ -3,11 +3,22 @@
 //! The rooms stand in this order; each uses only those above it.
 
 pub mod clock;
+pub mod telemetry;
+
 pub mod proto;
 pub mod task;
 
+pub mod digest;
 pub mod identity;
+
+pub mod books;
 pub mod registry;
+
+pub mod routing;
+
+pub mod miner_client;
+
+pub mod call;
 
 pub mod store;
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use taugate_ledger::units::Units;
 
+use crate::proto::v1;
+
 /// A task's id, such as `llama-3-8b`. Cheap to clone.
 pub type TaskId = Arc<str>;
 
@@ -101,6 +103,87 @@ pub struct Tasks(BTreeMap<TaskId, Arc<Task>>);
 /// Counts the units of a text answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CharCount(u64);
+
+// === impl TaskKind ===
+
+impl TaskKind {
+    /// As on the wire.
+    #[must_use]
+    pub const fn to_proto(self) -> v1::TaskKind {
+        match self {
+            Self::Chat => v1::TaskKind::Chat,
+            Self::Completion => v1::TaskKind::Completion,
+            Self::Embeddings => v1::TaskKind::Embeddings,
+            Self::TextToImage => v1::TaskKind::TextToImage,
+            Self::ImageToImage => v1::TaskKind::ImageToImage,
+            Self::Inpaint => v1::TaskKind::Inpaint,
+            Self::Avatar => v1::TaskKind::Avatar,
+        }
+    }
+
+    /// From the wire; `None` where it was not said.
+    #[must_use]
+    pub const fn from_proto(kind: v1::TaskKind) -> Option<Self> {
+        match kind {
+            v1::TaskKind::Unspecified => None,
+            v1::TaskKind::Chat => Some(Self::Chat),
+            v1::TaskKind::Completion => Some(Self::Completion),
+            v1::TaskKind::Embeddings => Some(Self::Embeddings),
+            v1::TaskKind::TextToImage => Some(Self::TextToImage),
+            v1::TaskKind::ImageToImage => Some(Self::ImageToImage),
+            v1::TaskKind::Inpaint => Some(Self::Inpaint),
+            v1::TaskKind::Avatar => Some(Self::Avatar),
+        }
+    }
+}
+
+// === impl UnitRule ===
+
+impl UnitRule {
+    /// Its name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::CharsDiv4 => "chars_div_4",
+            Self::Steps => "steps",
+            Self::Items => "items",
+        }
+    }
+}
+
+// === impl Task ===
+
+impl Task {
+    /// The chat task that a development gateway opens for a model that a miner declares:
+    /// no weight, no cap to speak of, the usual limits.
+    #[must_use]
+    pub fn open_chat(id: TaskId) -> Self {
+        Self {
+            model: Arc::clone(&id),
+            id,
+            kind: TaskKind::Chat,
+            unit_rule: UnitRule::CharsDiv4,
+            weight: 0.0,
+            cap: Units::MAX,
+            ceiling: None,
+            context_tokens: 0,
+            default_request: 512,
+            largest_request: 8_192,
+            reserve_factor: 1.25,
+            growth_factor: 2.0,
+            prompt_factor: 0.1,
+            limits: TaskLimits {
+                first_chunk: Duration::from_secs(10),
+                first_chunk_per_kib: Duration::from_millis(250),
+                between_chunks: Duration::from_secs(15),
+                total: Duration::from_secs(600),
+                default_deadline: Duration::from_secs(300),
+                slowest_unit: Duration::from_secs(5),
+                answer_bytes_max: 4 * 1024 * 1024,
+            },
+        }
+    }
+}
 
 // === impl Tasks ===
 

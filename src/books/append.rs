@@ -62,7 +62,10 @@ impl Books {
             }
             Err(AppendError::Unavailable) => {
                 if self.reachable.swap(false, Ordering::Relaxed) {
-                    tracing::warn!(pending = self.journal.pending(), "the engine is away; receipts wait");
+                    tracing::warn!(
+                        pending = self.journal.pending(),
+                        "the engine is away; receipts wait"
+                    );
                 }
                 false
             }

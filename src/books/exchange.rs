@@ -43,11 +43,18 @@ impl Books {
             if period >= current || self.journal.unacked(period) > 0 {
                 continue;
             }
-            let Some(asks) = self.lender.retire(period) else { continue };
+            let Some(asks) = self.lender.retire(period) else {
+                continue;
+            };
             for ask in asks {
                 self.exchange(ask).await;
             }
-            if self.engine.close_period(self.incarnation, period).await.is_ok() {
+            if self
+                .engine
+                .close_period(self.incarnation, period)
+                .await
+                .is_ok()
+            {
                 self.tables.forget(period);
             }
         }

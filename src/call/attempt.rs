@@ -15,7 +15,6 @@ use tower::retry::budget::Budget as _;
 use super::outlet::{Event, Outlet};
 use super::payload::is_empty;
 use super::record::Attempt;
-use super::relay::{Bounds, Relay, RelayEnd};
 use super::settle::{Ending, Guard};
 use super::{Admitted, CallError, Calls, Stage};
 use crate::books::HoldError;
@@ -32,10 +31,10 @@ struct Chosen {
 }
 
 /// One call, while it runs.
-struct Run {
+pub(super) struct Run {
     pool: Arc<Pool>,
-    admitted: Admitted,
-    guard: Guard,
+    pub(super) admitted: Admitted,
+    pub(super) guard: Guard,
     /// Miners that were tried.
     excluded: Vec<CellId>,
 }
@@ -56,7 +55,12 @@ pub(super) async fn run(
     outlet: Outlet,
 ) {
     let guard = Guard::new(calls, &mut admitted, outlet);
-    let mut run = Run { pool, admitted, guard, excluded: Vec::new() };
+    let mut run = Run {
+        pool,
+        admitted,
+        guard,
+        excluded: Vec::new(),
+    };
     run.work().await;
 }
 
@@ -67,8 +71,12 @@ impl Run {
         loop {
             let chosen = match self.choose().await {
                 Ok(chosen) => chosen,
-                Err(Missed::Over(outcome, finish, error)) => return self.fail(outcome, finish, error),
-                Err(Missed::Again(_)) => return self.fail(Outcome::Cancelled, Finish::Internal, CallError::Internal),
+                Err(Missed::Over(outcome, finish, error)) => {
+                    return self.fail(outcome, finish, error);
+                }
+                Err(Missed::Again(_)) => {
+                    return self.fail(Outcome::Cancelled, Finish::Internal, CallError::Internal);
+                }
             };
             let offer = chosen.offer.clone();
             self.begin(chosen);
@@ -140,11 +148,19 @@ impl Run {
 
     fn unchosen(&self, error: CallError) -> Missed {
         if self.guard.outlet.is_gone() {
-            return Missed::Over(Outcome::Cancelled, Finish::Attempt(Outcome::Cancelled), error);
+            return Missed::Over(
+                Outcome::Cancelled,
+                Finish::Attempt(Outcome::Cancelled),
+                error,
+            );
         }
         if Instant::now() >= self.admitted.deadline {
             let finish = Finish::Attempt(Outcome::Cancelled);
-            return Missed::Over(Outcome::Cancelled, finish, CallError::Deadline(Stage::Waiting));
+            return Missed::Over(
+                Outcome::Cancelled,
+                finish,
+                CallError::Deadline(Stage::Waiting),
+            );
         }
         // A call that was tried and then finds nobody else has used up its attempts.
         match self.guard.record.attempts.last() {
@@ -163,31 +179,52 @@ impl Run {
             return Err(CallError::Draining);
         }
         let snapshot = calls.registry.snapshot();
-        let market = snapshot.markets.get(&self.admitted.task.id).ok_or(CallError::NoMiner)?;
+        let market = snapshot
+            .markets
+            .get(&self.admitted.task.id)
+            .ok_or(CallError::NoMiner)?;
         let table = &self.admitted.table;
-        let units = self.admitted.prompt_units.saturating_add(self.admitted.output_units);
+        let units = self
+            .admitted
+            .prompt_units
+            .saturating_add(self.admitted.output_units);
         let wish = Wish {
             units,
             exclude: &self.excluded,
             pinned: self.admitted.pinned.as_deref(),
             explain: self.admitted.explain,
         };
-        let mut choices = calls.router.choices(market, table.as_ref(), &calls.vitals, wish, calls.now_ms());
-        while let Some(offer) = choices.next() {
-            let ceiling = market.ceiling.filter(|_| self.admitted.origin == Origin::Organic);
+        let mut choices =
+            calls
+                .router
+                .choices(&self.admitted.task.id, table.as_ref(), wish, calls.now_ms());
+        while let Some(offer) = choices.next_best() {
+            let ceiling = market
+                .ceiling
+                .filter(|_| self.admitted.origin == Origin::Organic);
             let cells = [Some(offer.cell), ceiling];
             let cells: SmallVec<[CellId; 3]> = cells.into_iter().flatten().collect();
-            match calls.books.hold(table, &cells, units, self.admitted.origin).await {
+            match calls
+                .books
+                .hold(table, &cells, units, self.admitted.origin)
+                .await
+            {
                 Ok(held) => {
-                    return Ok(Chosen { offer: offer.clone(), held, explanation: choices.chosen(offer.cell) });
+                    return Ok(Chosen {
+                        offer: offer.clone(),
+                        held,
+                        explanation: choices.chosen(offer.cell),
+                    });
                 }
-                Err(HoldError::Spent(cell)) if Some(cell) == ceiling => return Err(CallError::Ceiling),
+                Err(HoldError::Spent(cell)) if Some(cell) == ceiling => {
+                    return Err(CallError::Ceiling);
+                }
                 Err(HoldError::Spent(cell)) => choices.spent(cell),
                 Err(HoldError::EngineAway) => return Err(CallError::EngineAway),
                 Err(HoldError::Crowded) => return Err(CallError::Crowded),
             }
         }
-        Err(match choices.finish() {
+        Err(match choices.none() {
             NoChoice::NoMiner => CallError::NoMiner,
             NoChoice::AllBusy => CallError::AllBusy,
             NoChoice::AllSpent => CallError::AllSpent,
@@ -196,8 +233,12 @@ impl Run {
     }
 
     fn begin(&mut self, chosen: Chosen) {
-        let Chosen { offer, held, explanation } = chosen;
-        let in_flight = self.guard.calls.vitals.begin(offer.cell);
+        let Chosen {
+            offer,
+            held,
+            explanation,
+        } = chosen;
+        let in_flight = self.guard.calls.vitals.begin(offer.cell, held.reserved());
         let attempt = Attempt {
             cell: offer.cell,
             hotkey: Arc::clone(&offer.miner.hotkey),
@@ -215,7 +256,9 @@ impl Run {
     // --- dispatching ---
 
     fn rest(&self) -> Duration {
-        self.admitted.deadline.saturating_duration_since(Instant::now())
+        self.admitted
+            .deadline
+            .saturating_duration_since(Instant::now())
     }
 
     /// The stream of the chosen miner and its first delta. Meanwhile the client hears that
@@ -254,12 +297,18 @@ impl Run {
     fn first_limit(&self) -> (Duration, Outcome) {
         let limits = &self.admitted.task.limits;
         let kib = u32::try_from(self.admitted.prompt_bytes / 1024).unwrap_or(u32::MAX);
-        let limit = limits.first_chunk.saturating_add(limits.first_chunk_per_kib.saturating_mul(kib));
+        let limit = limits
+            .first_chunk
+            .saturating_add(limits.first_chunk_per_kib.saturating_mul(kib));
         let rest = self.rest();
         let last = self.guard.record.attempts.len() >= self.guard.calls.settings.attempts_max;
         // A quarter of the time, so that another miner can still make it.
         let share = if last { rest } else { rest / 4 };
-        if limit <= share { (limit, Outcome::Stalled) } else { (share, Outcome::Cancelled) }
+        if limit <= share {
+            (limit, Outcome::Stalled)
+        } else {
+            (share, Outcome::Cancelled)
+        }
     }
 
     fn late(&self, blame: Outcome) -> Missed {
@@ -277,7 +326,7 @@ impl Run {
             waited: prost_types::Duration::try_from(waited).ok(),
         };
         // A client that left is noticed by the loop around this.
-        drop(self.guard.outlet.push(Event::Progress(progress), 0));
+        self.guard.outlet.push(Event::Progress(progress), 0).ok();
     }
 
     fn to_miner(&self) -> v1::MinerGenerateRequest {
@@ -287,124 +336,6 @@ impl Run {
             task: self.admitted.task.id.to_string(),
             payload: Some(self.admitted.payload.clone()),
         }
-    }
-
-    // --- relaying ---
-
-    async fn relay(&mut self, stream: MinerStream, first: v1::Delta) {
-        self.guard.first_chunk();
-        self.say_started();
-        let bounds = Bounds {
-            choices: self.admitted.choices,
-            units_max: self.admitted.prompt_units.saturating_add(self.admitted.output_units_max),
-            deadline: self.admitted.deadline,
-        };
-        let relay = Relay::new(stream, bounds, self.guard.calls.cut.clone());
-        match relay.run(&mut self.guard, first).await {
-            RelayEnd::Whole(completed) => self.complete(completed.choices, completed.claimed).await,
-            RelayEnd::Length => {
-                let ends = (0..self.admitted.choices).map(|choice| v1::ChoiceEnd {
-                    choice,
-                    finish_reason: v1::FinishReason::Length.into(),
-                });
-                self.complete(ends.collect(), None).await;
-            }
-            RelayEnd::Broken(outcome, ending, error) => self.break_off(outcome, ending, error).await,
-            RelayEnd::Gone => {
-                let ending = Ending::broken(Finish::Attempt(Outcome::Cancelled));
-                drop(self.guard.settle(Outcome::Cancelled, ending));
-            }
-        }
-    }
-
-    fn say_started(&self) {
-        let attempt = self.guard.record.attempts.last();
-        let explanation = attempt.and_then(|attempt| attempt.explanation.as_ref());
-        let units = self.admitted.prompt_units.saturating_add(self.admitted.output_units);
-        let started = v1::Started {
-            request_id: self.admitted.id.to_string(),
-            miner: attempt.map(|attempt| attempt.hotkey.to_string()).unwrap_or_default(),
-            units_reserved: units.get(),
-            explanation: explanation.map(|explanation| explanation.to_proto(self.guard.record.waited_ms())),
-        };
-        // A client that left is noticed by the relay.
-        drop(self.guard.outlet.push(Event::Started(started), 0));
-    }
-
-    /// A whole answer: once the client has taken it, book it; once that is durable, say so.
-    async fn complete(&mut self, choices: Vec<v1::ChoiceEnd>, claimed: Option<v1::ClaimedTokens>) {
-        if !self.delivered_all().await {
-            return;
-        }
-        let durable = self.guard.settle(Outcome::Good, Ending::whole());
-        let recorded = match durable {
-            Some(durable) => timeout(self.guard.calls.settings.record_wait, durable).await,
-            None => return self.guard.outlet.finish(Err(CallError::Internal)),
-        };
-        let recorded = matches!(recorded, Ok(Ok(_)));
-        if !recorded {
-            self.guard.calls.instruments.unrecorded_finals.inc();
-        }
-        let units = self.guard.record.attempts.last().map_or(Units::ZERO, |attempt| attempt.units);
-        let completed = v1::Completed {
-            choices,
-            usage: Some(v1::Usage {
-                units: units.get(),
-                prompt_units: self.admitted.prompt_units.min(units).get(),
-                quality: v1::UsageQuality::Exact.into(),
-                claimed,
-            }),
-            recorded,
-            capacity_left: self.guard.calls.capacity_left(&self.admitted.task.id).into(),
-        };
-        let mark = self.guard.outlet.delivered();
-        drop(self.guard.outlet.push(Event::Completed(completed), mark));
-        self.guard.outlet.finish(Ok(()));
-    }
-
-    /// A broken answer: what the client has of it is booked.
-    async fn break_off(&mut self, outcome: Outcome, ending: Ending, error: CallError) {
-        if matches!(error, CallError::SlowConsumer | CallError::Draining | CallError::Deadline(_)) {
-            self.guard.outlet.cut(error);
-            drop(self.guard.settle(outcome, ending));
-            return;
-        }
-        // What the miner delivered before it broke reaches the client first.
-        self.guard.outlet.finish(Err(error));
-        if self.delivered_all().await {
-            drop(self.guard.settle(outcome, ending));
-        }
-    }
-
-    /// Waits until the client has taken everything; settles and says false when it does not.
-    async fn delivered_all(&mut self) -> bool {
-        let calls = Arc::clone(&self.guard.calls);
-        let deadline = self.admitted.deadline;
-        let (finish, error) = loop {
-            let slow = self.guard.slow_at();
-            tokio::select! {
-                () = self.guard.outlet.emptied() => {
-                    // Who left after the last piece has all of it.
-                    if self.guard.outlet.is_empty() {
-                        return true;
-                    }
-                    break (Finish::Attempt(Outcome::Cancelled), CallError::Draining);
-                }
-                () = calls.cut.cancelled() => break (Finish::Drained, CallError::Draining),
-                () = tokio::time::sleep_until(slow.map_or(deadline, |slow| slow.min(deadline))) => {}
-            }
-            let now = Instant::now();
-            if now >= deadline {
-                let error = CallError::Deadline(Stage::Streaming);
-                break (Finish::Attempt(Outcome::Cancelled), error);
-            }
-            if self.guard.slow_at().is_some_and(|slow| now >= slow) {
-                break (Finish::SlowConsumer, CallError::SlowConsumer);
-            }
-        };
-        self.guard.outlet.cut(error);
-        drop(self.guard.settle(Outcome::Cancelled, Ending::broken(finish)));
-        false
     }
 }
 

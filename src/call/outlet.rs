@@ -147,7 +147,8 @@ impl Outlet {
 
     /// Waits until the client took everything, or left.
     pub async fn emptied(&self) {
-        self.until(|buffer| buffer.gone || buffer.events.is_empty()).await;
+        self.until(|buffer| buffer.gone || buffer.events.is_empty())
+            .await;
     }
 
     /// Whether the client left.

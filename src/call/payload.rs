@@ -11,7 +11,11 @@ use crate::proto::v1;
 pub fn code_points(delta: &v1::Delta) -> u64 {
     let texts = [&delta.content, &delta.reasoning, &delta.refusal];
     let arguments = delta.tool_calls.iter().map(|call| &call.arguments);
-    let count: usize = texts.into_iter().chain(arguments).map(|text| text.chars().count()).sum();
+    let count: usize = texts
+        .into_iter()
+        .chain(arguments)
+        .map(|text| text.chars().count())
+        .sum();
     u64::try_from(count).unwrap_or(u64::MAX)
 }
 
@@ -46,7 +50,9 @@ pub fn truncate(delta: &mut v1::Delta, mut code_points: u64) {
         let kept = u64::try_from(text.chars().count()).unwrap_or(u64::MAX);
         code_points = code_points.saturating_sub(kept);
     }
-    delta.tool_calls.retain(|call| !(call.arguments.is_empty() && call.name.is_empty()));
+    delta
+        .tool_calls
+        .retain(|call| !(call.arguments.is_empty() && call.name.is_empty()));
     delta.logprobs.clear();
 }
 
@@ -77,7 +83,10 @@ mod tests {
         };
         assert_eq!(code_points(&delta), 10);
         truncate(&mut delta, 7);
-        assert_eq!((delta.content.as_str(), delta.reasoning.as_str()), ("grüße", "日本"));
+        assert_eq!(
+            (delta.content.as_str(), delta.reasoning.as_str()),
+            ("grüße", "日本")
+        );
         assert_eq!(delta.refusal, "");
         assert_eq!(code_points(&delta), 7);
     }

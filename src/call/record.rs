@@ -89,8 +89,16 @@ impl Record {
     /// The receipt of this call, or of the part of it until now.
     #[must_use]
     pub fn receipt(&self, finish: Finish, quality: Quality, held: &[CellId]) -> Receipt {
-        let units = self.attempts.iter().map(|attempt| attempt.units).sum::<Units>();
-        let prompt_units = if units.is_zero() { Units::ZERO } else { self.prompt_units.min(units) };
+        let units = self
+            .attempts
+            .iter()
+            .map(|attempt| attempt.units)
+            .sum::<Units>();
+        let prompt_units = if units.is_zero() {
+            Units::ZERO
+        } else {
+            self.prompt_units.min(units)
+        };
         Receipt {
             call: self.id.call,
             origin: self.origin,
@@ -147,7 +155,10 @@ impl Record {
     /// A miner that refused what another one then answered was not asked anything invalid:
     /// its refusal was a failure.
     pub fn judge_refusals(&mut self) {
-        let answered = self.attempts.iter().any(|attempt| attempt.outcome == Outcome::Good);
+        let answered = self
+            .attempts
+            .iter()
+            .any(|attempt| attempt.outcome == Outcome::Good);
         for attempt in self.attempts.iter_mut().filter(|_| answered) {
             if attempt.outcome == Outcome::Refused {
                 attempt.outcome = Outcome::Protocol;
@@ -162,7 +173,8 @@ impl Attempt {
     /// From dispatch to the first delta.
     #[must_use]
     pub fn to_first_chunk(&self) -> Option<Duration> {
-        self.first_chunk.map(|first| first.saturating_duration_since(self.sent))
+        self.first_chunk
+            .map(|first| first.saturating_duration_since(self.sent))
     }
 
     /// What routing learns from this attempt.

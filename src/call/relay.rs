@@ -46,6 +46,10 @@ pub(super) enum RelayEnd {
     Gone,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "lives for one step, never stored"
+)]
 enum Step {
     Event(Result<MinerEvent, MinerFault>),
     Gone,
@@ -68,7 +72,7 @@ impl Relay {
         let now = Instant::now();
         Self {
             stream,
-            digests: ChoiceDigests::default(),
+            digests: ChoiceDigests::new(bounds.choices),
             choices: bounds.choices,
             passed: 0,
             bytes: 0,
@@ -119,7 +123,10 @@ impl Relay {
     fn next_look(&self, guard: &Guard) -> Instant {
         let limits = &guard.record.task.limits;
         let slow = guard.slow_at();
-        let next = self.deadline.min(self.unit_at + limits.between_chunks).min(guard.part_due());
+        let next = self
+            .deadline
+            .min(self.unit_at + limits.between_chunks)
+            .min(guard.part_due());
         slow.map_or(next, |slow| next.min(slow))
     }
 
@@ -136,7 +143,11 @@ impl Relay {
         }
         if guard.slow_at().is_some_and(|slow| now >= slow) {
             let ending = Ending::broken(Finish::SlowConsumer);
-            return Err(RelayEnd::Broken(Outcome::Cancelled, ending, CallError::SlowConsumer));
+            return Err(RelayEnd::Broken(
+                Outcome::Cancelled,
+                ending,
+                CallError::SlowConsumer,
+            ));
         }
         if now >= guard.part_due() {
             guard.book_part();
@@ -147,7 +158,9 @@ impl Relay {
     /// Hands a delta on, within what is held.
     async fn pass(&mut self, guard: &mut Guard, delta: v1::Delta) -> Result<(), RelayEnd> {
         let delta = text_only(delta).filter(|delta| delta.choice < self.choices);
-        let Some(mut delta) = delta else { return Err(broken(MinerFault::Protocol)) };
+        let Some(mut delta) = delta else {
+            return Err(broken(MinerFault::Protocol));
+        };
         self.digests.add(&delta);
         // A miner that sends one delta after another leaves no pause to look in.
         if Instant::now() >= self.deadline || Instant::now() >= guard.part_due() {
@@ -162,7 +175,11 @@ impl Relay {
             truncate(&mut delta, room);
         }
         self.hand_over(guard, delta)?;
-        if short { Err(RelayEnd::Length) } else { self.pace(guard) }
+        if short {
+            Err(RelayEnd::Length)
+        } else {
+            self.pace(guard)
+        }
     }
 
     fn hand_over(&mut self, guard: &Guard, delta: v1::Delta) -> Result<(), RelayEnd> {
@@ -171,13 +188,19 @@ impl Relay {
         if self.passed.div_ceil(4) > units {
             self.unit_at = Instant::now();
         }
-        self.bytes = self.bytes.saturating_add(prost::Message::encoded_len(&delta));
+        self.bytes = self
+            .bytes
+            .saturating_add(prost::Message::encoded_len(&delta));
         match guard.outlet.push(Event::Delta(delta), self.passed) {
             Ok(()) => Ok(()),
             Err(Blocked::Gone) => Err(RelayEnd::Gone),
             Err(Blocked::Full) => {
                 let ending = Ending::broken(Finish::SlowConsumer);
-                Err(RelayEnd::Broken(Outcome::Cancelled, ending, CallError::SlowConsumer))
+                Err(RelayEnd::Broken(
+                    Outcome::Cancelled,
+                    ending,
+                    CallError::SlowConsumer,
+                ))
             }
         }
     }
@@ -186,10 +209,19 @@ impl Relay {
     async fn room(&self, guard: &mut Guard, wanted: u64) -> u64 {
         let prompt = guard.record.prompt_units;
         let after = self.passed.saturating_add(wanted);
-        let needed = prompt.saturating_add(Units::new(after.div_ceil(4))).min(self.units_max);
+        let needed = prompt
+            .saturating_add(Units::new(after.div_ceil(4)))
+            .min(self.units_max);
         let mut reserved = guard.held().map_or(Units::ZERO, |held| held.reserved());
-        if let Some(lacking) = needed.checked_sub(reserved).filter(|lacking| !lacking.is_zero()) {
-            let growth = guard.calls.settings.growth.min(self.units_max.saturating_sub(reserved));
+        if let Some(lacking) = needed
+            .checked_sub(reserved)
+            .filter(|lacking| !lacking.is_zero())
+        {
+            let growth = guard
+                .calls
+                .settings
+                .growth
+                .min(self.units_max.saturating_sub(reserved));
             // A whole step ahead, so that not every delta grows; else exactly what is lacking.
             if !guard.grow(growth.max(lacking)).await && growth > lacking {
                 guard.grow(lacking).await;
@@ -197,11 +229,17 @@ impl Relay {
             reserved = guard.held().map_or(Units::ZERO, |held| held.reserved());
         }
         let output = reserved.min(self.units_max).saturating_sub(prompt);
-        output.saturating_mul(4).get().saturating_sub(self.passed).min(wanted)
+        output
+            .saturating_mul(4)
+            .get()
+            .saturating_sub(self.passed)
+            .min(wanted)
     }
 
     fn outgrown(&self, guard: &Guard, delta: &v1::Delta) -> bool {
-        let bytes = self.bytes.saturating_add(prost::Message::encoded_len(delta));
+        let bytes = self
+            .bytes
+            .saturating_add(prost::Message::encoded_len(delta));
         bytes > guard.record.task.limits.answer_bytes_max
     }
 
@@ -209,14 +247,27 @@ impl Relay {
     fn pace(&self, guard: &Guard) -> Result<(), RelayEnd> {
         let limits = &guard.record.task.limits;
         let units = u32::try_from(self.passed / 4).unwrap_or(u32::MAX);
-        let allowed = limits.slowest_unit.saturating_mul(units).saturating_add(limits.between_chunks);
-        if self.begun.elapsed() > allowed { Err(broken(MinerFault::Stalled)) } else { Ok(()) }
+        let allowed = limits
+            .slowest_unit
+            .saturating_mul(units)
+            .saturating_add(limits.between_chunks);
+        if self.begun.elapsed() > allowed {
+            Err(broken(MinerFault::Stalled))
+        } else {
+            Ok(())
+        }
     }
 
     /// Whether what came is what the miner says it sent.
     fn check(self, completed: v1::MinerCompleted) -> RelayEnd {
-        let every = (0..self.choices)
-            .all(|choice| completed.choices.iter().filter(|end| end.choice == choice).count() == 1);
+        let every = (0..self.choices).all(|choice| {
+            completed
+                .choices
+                .iter()
+                .filter(|end| end.choice == choice)
+                .count()
+                == 1
+        });
         let proven = self.digests.finish() == completed.digests;
         if every && proven && completed.choices.len() == self.choices as usize {
             RelayEnd::Whole(completed)

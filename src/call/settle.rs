@@ -43,11 +43,17 @@ pub(super) struct Ending {
 
 impl Ending {
     pub(super) const fn whole() -> Self {
-        Self { finish: Finish::Attempt(Outcome::Good), quality: Quality::Exact }
+        Self {
+            finish: Finish::Attempt(Outcome::Good),
+            quality: Quality::Exact,
+        }
     }
 
     pub(super) const fn broken(finish: Finish) -> Self {
-        Self { finish, quality: Quality::Partial }
+        Self {
+            finish,
+            quality: Quality::Partial,
+        }
     }
 }
 
@@ -85,7 +91,7 @@ impl Guard {
         self.close_attempt(outcome);
         if let Some(held) = self.held.take() {
             // Nothing was posted before the first chunk, so that it cannot be refused.
-            drop(held.void(cause));
+            held.void(cause).ok();
         }
     }
 
@@ -96,7 +102,9 @@ impl Guard {
 
     /// Grows the running attempt's hold.
     pub(super) async fn grow(&mut self, by: Units) -> bool {
-        let Some(held) = self.held.as_mut() else { return false };
+        let Some(held) = self.held.as_mut() else {
+            return false;
+        };
         self.calls.books.grow(held, by).await.is_ok()
     }
 
@@ -117,21 +125,34 @@ impl Guard {
     pub(super) fn book_part(&mut self) {
         self.part_at = Instant::now();
         let delivered = self.delivered();
-        let Some(held) = self.held.as_mut() else { return };
+        let Some(held) = self.held.as_mut() else {
+            return;
+        };
         if delivered <= held.posted() || held.deliver(delivered).is_err() {
             return;
         }
-        let Some(slot) = self.calls.books.slot() else { return };
+        let Some(slot) = self.calls.books.slot() else {
+            return;
+        };
         let units = held.post_part();
         let (period, cells) = (held.table().period(), held.cells().to_vec());
         if let Some(attempt) = self.record.attempts.last_mut() {
             attempt.units = units;
         }
-        slot.send(period, self.record.receipt(Finish::Running, Quality::Partial, &cells), None);
+        slot.send(
+            period,
+            self.record
+                .receipt(Finish::Running, Quality::Partial, &cells),
+            None,
+        );
     }
 
     /// Ends the call's books. What comes back tells when the receipt is durable.
-    pub(super) fn settle(&mut self, outcome: Outcome, ending: Ending) -> Option<oneshot::Receiver<Recorded>> {
+    pub(super) fn settle(
+        &mut self,
+        outcome: Outcome,
+        ending: Ending,
+    ) -> Option<oneshot::Receiver<Recorded>> {
         let slot = self.slot.take()?;
         let mut cells = Vec::new();
         if let Some(mut held) = self.held.take() {
@@ -150,19 +171,25 @@ impl Guard {
         self.record.judge_refusals();
         let receipt = self.record.receipt(ending.finish, ending.quality, &cells);
         let (waiter, durable) = oneshot::channel();
-        self.record.observe(&self.calls.instruments, &self.calls.trace, ending.finish);
+        self.record
+            .observe(&self.calls.instruments, &self.calls.trace, ending.finish);
         slot.send(self.record.id.period, receipt, Some(waiter));
         Some(durable)
     }
 
     /// When the client is too slow, if it takes nothing until then.
     pub(super) fn slow_at(&self) -> Option<Instant> {
-        self.outlet.waiting_since().map(|since| since + self.calls.settings.slow_consumer)
+        self.outlet
+            .waiting_since()
+            .map(|since| since + self.calls.settings.slow_consumer)
     }
 
     /// What the client has taken, in units.
     pub(super) fn delivered(&self) -> Units {
-        let bound = self.held.as_ref().map_or(Units::ZERO, Reservation::reserved);
+        let bound = self
+            .held
+            .as_ref()
+            .map_or(Units::ZERO, Reservation::reserved);
         self.units_of(self.outlet.delivered(), bound)
     }
 
@@ -177,11 +204,20 @@ impl Guard {
 
     fn close_attempt(&mut self, outcome: Outcome) {
         let now_ms = self.calls.now_ms();
-        let Some(in_flight) = self.in_flight.take() else { return };
-        let Some(attempt) = self.record.attempts.last_mut() else { return };
+        let Some(in_flight) = self.in_flight.take() else {
+            return;
+        };
+        let Some(attempt) = self.record.attempts.last_mut() else {
+            return;
+        };
         attempt.ended = Some(Instant::now());
         attempt.outcome = outcome;
-        self.calls.vitals.ended(in_flight, outcome, attempt.sample(self.record.prompt_bytes), now_ms);
+        self.calls.vitals.ended(
+            in_flight,
+            outcome,
+            attempt.sample(self.record.prompt_bytes),
+            now_ms,
+        );
         self.calls.waiting.freed(&self.record.task.id);
     }
 }
@@ -192,7 +228,11 @@ impl Drop for Guard {
             return;
         }
         // Nobody ended the call: a panic in its task, or a runtime that was shut down.
-        let finish = if std::thread::panicking() { Finish::Internal } else { Finish::Drained };
+        let finish = if std::thread::panicking() {
+            Finish::Internal
+        } else {
+            Finish::Drained
+        };
         drop(self.settle(Outcome::Cancelled, Ending::broken(finish)));
     }
 }

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use opentelemetry::trace::{Span as _, SpanBuilder, SpanKind, Status, TraceContextExt as _, Tracer as _};
+use opentelemetry::trace::{
+    Span as _, SpanBuilder, SpanKind, Status, TraceContextExt as _, Tracer as _,
+};
 use opentelemetry::{Context, KeyValue, global};
 use taugate_ledger::receipt::{Finish, Outcome};
 use tokio::time::Instant;
@@ -68,7 +70,10 @@ pub(super) fn export(record: &Record, finish: Finish) {
             .with_attributes([
                 KeyValue::new("taugate.miner", attempt.hotkey.to_string()),
                 KeyValue::new("taugate.outcome", attempt.outcome.as_str()),
-                KeyValue::new("taugate.units", i64::try_from(attempt.units.get()).unwrap_or(i64::MAX)),
+                KeyValue::new(
+                    "taugate.units",
+                    i64::try_from(attempt.units.get()).unwrap_or(i64::MAX),
+                ),
             ]);
         let mut span = tracer.build_with_context(builder, &context);
         if let Some(first) = attempt.first_chunk {

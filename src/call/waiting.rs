@@ -37,13 +37,19 @@ impl Waiting {
     /// Queues of at most so many calls each.
     #[must_use]
     pub fn new(per_task_max: usize) -> Self {
-        Self { per_task_max, queues: Mutex::new(HashMap::new()) }
+        Self {
+            per_task_max,
+            queues: Mutex::new(HashMap::new()),
+        }
     }
 
     /// Whether someone waits for the task: whoever comes now stands behind.
     #[must_use]
     pub fn is_queued(&self, task: &str) -> bool {
-        self.queues.lock().get(task).is_some_and(|queue| queue.length.load(Ordering::Acquire) > 0)
+        self.queues
+            .lock()
+            .get(task)
+            .is_some_and(|queue| queue.length.load(Ordering::Acquire) > 0)
     }
 
     /// A place at the end of the task's queue; `None` when it is full.
@@ -64,7 +70,11 @@ impl Waiting {
     /// Calls that wait, over all tasks.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.queues.lock().values().map(|queue| queue.length.load(Ordering::Acquire)).sum()
+        self.queues
+            .lock()
+            .values()
+            .map(|queue| queue.length.load(Ordering::Acquire))
+            .sum()
     }
 
     /// Whether nobody waits.

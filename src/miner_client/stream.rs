@@ -54,6 +54,7 @@ impl MinerStream {
             Ok(response) => Ok(Self {
                 messages: response.into_inner(),
                 begun: false,
+                last: None,
             }),
             Err(status) => Err(MinerFault::from_status(&status, false).into()),
         }

@@ -5,11 +5,12 @@ use std::path::{Component, Path};
 use crate::source::{code_lines, functions, names, plain, without_tests, words};
 
 /// The rooms from the ground up. A room uses only rooms before it.
-const ROOMS: [&str; 22] = [
+const ROOMS: [&str; 23] = [
     "clock",
     "telemetry",
     "proto",
     "task",
+    "digest",
     "identity",
     "books",
     "registry",
@@ -268,7 +269,10 @@ fn modules(path: &Path) -> Vec<String> {
         .components()
         .filter_map(|component| match component {
             Component::Normal(name) => name.to_str().map(str::to_owned),
-            _ => None,
+            Component::Prefix(_)
+            | Component::RootDir
+            | Component::CurDir
+            | Component::ParentDir => None,
         })
         .collect();
     if let Some(src) = names.iter().rposition(|name| name == "src") {

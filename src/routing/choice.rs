@@ -1,0 +1,442 @@
+//! Choosing: sample two by weight, take the cheaper, then the other, then sample again, then
+//! one bounded scan.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use taugate_ledger::ids::CellId;
+use taugate_ledger::table::Table;
+use taugate_ledger::units::Units;
+
+use super::plan::{Entry, Plan};
+use super::vitals::Vitals;
+use crate::proto::v1;
+use crate::registry::snapshot::{Availability, Offer, Snapshot};
+use crate::task::TaskId;
+
+/// Pairs that are sampled before the scan.
+const SAMPLES: u32 = 5;
+
+/// Entries that the scan looks at.
+const SCAN: usize = 256;
+
+/// What can still be spent of a cell.
+pub trait Balances: Sync {
+    /// Units that could be had, from here or from the engine.
+    fn left(&self, cell: CellId) -> Units;
+    /// Units posted and reserved here.
+    fn spent(&self, cell: CellId) -> Units;
+}
+
+/// How miners are chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// Two sampled by what they have left, the cheaper one taken.
+    #[default]
+    TwoChoices,
+    /// Any, with equal chances, whatever its size and load; as Vision 3.0 did. To compare with.
+    Random,
+    /// One after the other. To compare with.
+    RoundRobin,
+}
+
+/// Chooses miners for calls.
+#[derive(Debug)]
+pub struct Router {
+    policy: Policy,
+    plans: ArcSwap<HashMap<TaskId, Arc<Plan>>>,
+    draws: AtomicU64,
+    turn: AtomicU64,
+}
+
+/// What a call needs.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish<'a> {
+    /// Units that it has to hold.
+    pub units: Units,
+    /// Cells that were tried.
+    pub exclude: &'a [CellId],
+    /// The hotkey of the one miner that may answer.
+    pub pinned: Option<&'a str>,
+    /// Whether the candidates are kept for the client.
+    pub explain: bool,
+}
+
+/// Candidates for one call, best first.
+pub struct Choices<'a> {
+    router: &'a Router,
+    plan: Option<Arc<Plan>>,
+    balances: &'a dyn Balances,
+    wish: Wish<'a>,
+    now_ms: u64,
+    sampled: u32,
+    scanned: usize,
+    start: usize,
+    loser: Option<usize>,
+    seen: Seen,
+    candidates: Vec<Candidate>,
+}
+
+/// Why miners were skipped.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    busy: bool,
+    spent: bool,
+    excluded: bool,
+}
+
+/// Nobody was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoChoice {
+    /// The task has no live miner.
+    NoMiner,
+    /// Those that have something left are busy.
+    AllBusy,
+    /// All allotments are spent.
+    AllSpent,
+    /// All were tried.
+    AllExcluded,
+}
+
+/// What became of a candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It was taken.
+    Chosen,
+    /// Another one was cheaper.
+    HigherScore,
+    /// Too little of its allotment is left.
+    Exhausted,
+    /// It takes no more at once.
+    Busy,
+    /// It is left out for a while.
+    Ejected,
+    /// It was tried before, or another one is meant.
+    Excluded,
+    /// Its units went to another call in between.
+    LostRace,
+}
+
+/// A miner that was looked at.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    hotkey: Arc<str>,
+    cell: CellId,
+    score: Option<f64>,
+    left: Units,
+    in_flight: u32,
+    verdict: Verdict,
+}
+
+/// How a miner was chosen.
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    policy: Policy,
+    candidates: Vec<Candidate>,
+}
+
+// === impl Balances ===
+
+impl Balances for Table {
+    fn left(&self, cell: CellId) -> Units {
+        Self::left(self, cell)
+    }
+
+    fn spent(&self, cell: CellId) -> Units {
+        self.posted_total(cell).saturating_add(self.reserved(cell))
+    }
+}
+
+// === impl Router ===
+
+impl Router {
+    /// A router that knows nobody yet. The seed decides its draws.
+    #[must_use]
+    pub fn new(policy: Policy, seed: u64) -> Self {
+        Self {
+            policy,
+            plans: ArcSwap::default(),
+            draws: AtomicU64::new(seed),
+            turn: AtomicU64::new(0),
+        }
+    }
+
+    /// Weighs everyone anew. Call it about once a second and when the snapshot changed.
+    pub fn rebuild(
+        &self,
+        snapshot: &Snapshot,
+        balances: &dyn Balances,
+        vitals: &Vitals,
+        now_ms: u64,
+    ) {
+        let plans = snapshot.markets.iter().map(|(task, market)| {
+            let plan = Plan::new(Arc::clone(market), balances, vitals, now_ms);
+            (Arc::clone(task), Arc::new(plan))
+        });
+        self.plans.store(Arc::new(plans.collect()));
+    }
+
+    /// Candidates for a call of a task.
+    pub fn choices<'a>(
+        &'a self,
+        task: &str,
+        balances: &'a dyn Balances,
+        wish: Wish<'a>,
+        now_ms: u64,
+    ) -> Choices<'a> {
+        let plan = self.plans.load().get(task).map(Arc::clone);
+        let entries = plan.as_ref().map_or(0, |plan| plan.entries.len());
+        let start = match self.policy {
+            Policy::RoundRobin => self.turn.fetch_add(1, Ordering::Relaxed),
+            Policy::TwoChoices | Policy::Random => self.draw(),
+        };
+        let start = usize::try_from(start)
+            .unwrap_or(0)
+            .checked_rem(entries)
+            .unwrap_or(0);
+        Choices {
+            router: self,
+            plan,
+            balances,
+            wish,
+            now_ms,
+            sampled: 0,
+            scanned: 0,
+            start,
+            loser: None,
+            seen: Seen::default(),
+            candidates: Vec::new(),
+        }
+    }
+
+    /// The next number of a sequence that the seed decides (splitmix64).
+    fn draw(&self) -> u64 {
+        let state = self
+            .draws
+            .fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) >> 1
+    }
+}
+
+// === impl Choices ===
+
+impl Choices<'_> {
+    /// The next candidate that has what the call needs, as last seen.
+    pub fn next_best(&mut self) -> Option<Offer> {
+        let plan = Arc::clone(self.plan.as_ref()?);
+        if let Some(loser) = self.loser.take() {
+            return plan.offer(loser).cloned();
+        }
+        let samples = self.wish.pinned.is_none() && self.router.policy == Policy::TwoChoices;
+        while samples && self.sampled < SAMPLES {
+            self.sampled += 1;
+            let draws = [self.router.draw(), self.router.draw()];
+            let [one, two] = draws.map(|draw| plan.sample(draw));
+            let (Some(one), Some(two)) = (one, two) else {
+                break;
+            };
+            if let Some(found) = self.cheaper(&plan, one, two) {
+                return plan.offer(found).cloned();
+            }
+        }
+        self.scan(&plan)
+            .and_then(|found| plan.offer(found))
+            .cloned()
+    }
+
+    /// The candidate's units went to another call in between.
+    pub fn spent(&mut self, cell: CellId) {
+        self.seen.spent = true;
+        self.mark(cell, Verdict::LostRace);
+    }
+
+    /// The candidate was taken. How that came, where the client asked.
+    pub fn chosen(&mut self, cell: CellId) -> Option<Explanation> {
+        self.mark(cell, Verdict::Chosen);
+        let candidates = std::mem::take(&mut self.candidates);
+        self.wish.explain.then_some(Explanation {
+            policy: self.router.policy,
+            candidates,
+        })
+    }
+
+    /// Why there is nobody left.
+    #[must_use]
+    pub const fn none(&self) -> NoChoice {
+        match self.seen {
+            Seen { busy: true, .. } => NoChoice::AllBusy,
+            Seen { spent: true, .. } => NoChoice::AllSpent,
+            Seen { excluded: true, .. } => NoChoice::AllExcluded,
+            Seen { .. } => NoChoice::NoMiner,
+        }
+    }
+
+    fn cheaper(&mut self, plan: &Plan, one: usize, two: usize) -> Option<usize> {
+        let first = self.look(plan, one, false);
+        if one == two {
+            return first.map(|_| one);
+        }
+        let second = self.look(plan, two, false);
+        match (first, second) {
+            (Some(a), Some(b)) => {
+                let (winner, loser) = if a <= b { (one, two) } else { (two, one) };
+                self.loser = Some(loser);
+                Some(winner)
+            }
+            (Some(_), None) => Some(one),
+            (None, Some(_)) => Some(two),
+            (None, None) => None,
+        }
+    }
+
+    fn scan(&mut self, plan: &Plan) -> Option<usize> {
+        let entries = plan.entries.len();
+        // A pinned call means one miner, wherever it stands.
+        let most = if self.wish.pinned.is_some() {
+            entries
+        } else {
+            entries.min(SCAN)
+        };
+        while self.scanned < most {
+            let at = (self.start + self.scanned).checked_rem(entries)?;
+            self.scanned += 1;
+            if self.look(plan, at, true).is_some() {
+                return Some(at);
+            }
+        }
+        None
+    }
+
+    /// The candidate's cost, or `None` when it is skipped. The scan, as the last resort,
+    /// passes over a fresh ejection: else a bad second could leave nobody.
+    fn look(&mut self, plan: &Plan, at: usize, scanning: bool) -> Option<f64> {
+        let entry = plan.entries.get(at)?;
+        let offer = plan.offer(at)?;
+        let left = self.balances.left(offer.cell);
+        let verdict = self.verdict(entry, offer, left, scanning);
+        match verdict {
+            Verdict::Busy => self.seen.busy = true,
+            Verdict::Exhausted => self.seen.spent = true,
+            Verdict::Excluded if self.wish.pinned.is_none() => self.seen.excluded = true,
+            Verdict::Excluded
+            | Verdict::Ejected
+            | Verdict::Chosen
+            | Verdict::HigherScore
+            | Verdict::LostRace => {}
+        }
+        let score = (verdict == Verdict::HigherScore).then(|| plan.cost(entry, offer));
+        if self.wish.explain && self.candidates.len() < SCAN {
+            self.candidates.push(Candidate {
+                hotkey: Arc::clone(&offer.miner.hotkey),
+                cell: offer.cell,
+                score,
+                left,
+                in_flight: entry.pulse.in_flight(),
+                verdict,
+            });
+        }
+        score
+    }
+
+    fn verdict(&self, entry: &Entry, offer: &Offer, left: Units, scanning: bool) -> Verdict {
+        let pinned = self
+            .wish
+            .pinned
+            .is_some_and(|hotkey| *hotkey != *offer.miner.hotkey);
+        if pinned || self.wish.exclude.contains(&offer.cell) {
+            return Verdict::Excluded;
+        }
+        // What was granted before a declaration was lowered is not spent beyond it.
+        let after = self
+            .balances
+            .spent(offer.cell)
+            .saturating_add(self.wish.units);
+        if left < self.wish.units || after > offer.allotment {
+            return Verdict::Exhausted;
+        }
+        if offer.availability != Availability::Free || entry.is_full(offer) {
+            return Verdict::Busy;
+        }
+        let fresh = !scanning && entry.pulse.is_ejected(self.now_ms);
+        if self.wish.pinned.is_none() && (entry.ejected || fresh) {
+            return Verdict::Ejected;
+        }
+        Verdict::HigherScore
+    }
+
+    fn mark(&mut self, cell: CellId, verdict: Verdict) {
+        let found = self
+            .candidates
+            .iter_mut()
+            .rev()
+            .find(|candidate| candidate.cell == cell);
+        if let Some(candidate) = found {
+            candidate.verdict = verdict;
+        }
+    }
+}
+
+impl std::fmt::Debug for Choices<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Choices")
+            .field("seen", &self.seen)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Policy ===
+
+impl Policy {
+    /// Its name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::TwoChoices => "two_choices",
+            Self::Random => "random",
+            Self::RoundRobin => "round_robin",
+        }
+    }
+}
+
+// === impl Verdict ===
+
+impl Verdict {
+    /// Its word on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Chosen => "chosen",
+            Self::HigherScore => "higher_score",
+            Self::Exhausted => "exhausted",
+            Self::Busy => "busy",
+            Self::Ejected => "ejected",
+            Self::Excluded => "excluded",
+            Self::LostRace => "lost_race",
+        }
+    }
+}
+
+// === impl Explanation ===
+
+impl Explanation {
+    /// As a client gets it.
+    #[must_use]
+    pub fn to_proto(&self, waited_ms: u64) -> v1::Explanation {
+        let candidates = self.candidates.iter().map(|candidate| v1::Candidate {
+            miner: candidate.hotkey.to_string(),
+            score: candidate.score,
+            units_free: candidate.left.get(),
+            in_flight: candidate.in_flight,
+            verdict: candidate.verdict.as_str().to_owned(),
+        });
+        v1::Explanation {
+            policy: self.policy.as_str().to_owned(),
+            candidates: candidates.collect(),
+            waited_ms,
+        }
+    }
+}

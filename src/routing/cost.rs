@@ -1,0 +1,95 @@
+//! What it costs to send a call to a miner: the lower of two wins.
+
+/// What is known of a candidate, and of its market.
+#[derive(Clone, Copy, Debug)]
+pub struct Burden {
+    /// Calls in flight.
+    pub in_flight: u32,
+    /// Calls that it takes at once.
+    pub concurrency: f64,
+    /// Its latency, any unit; 0: not known.
+    pub latency: f64,
+    /// The market's median latency in the same unit; 0: not known.
+    pub median: f64,
+    /// The part of its allotment that attempts took in this period.
+    pub pace: f64,
+    /// The mean of that over the market.
+    pub pace_mean: f64,
+    /// The part of attempts that end well.
+    pub success: f64,
+}
+
+/// `(occupancy + 1/4) x latency ratio x pace / success squared`.
+///
+/// The fourth lets small miners in: `(in flight + 1) / concurrency` would starve them.
+#[must_use]
+pub fn cost(burden: &Burden) -> f64 {
+    let occupancy = f64::from(burden.in_flight) / burden.concurrency.max(1.0) + 0.25;
+    let latency = ratio(burden.latency, burden.median).clamp(0.7, 10.0);
+    let pace = ratio(burden.pace, burden.pace_mean).clamp(0.3, 3.0);
+    occupancy * latency * pace / burden.success.max(0.05).powi(2)
+}
+
+/// 1 where either is not known.
+fn ratio(value: f64, usual: f64) -> f64 {
+    if value > 0.0 && usual > 0.0 {
+        value / usual
+    } else {
+        1.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const USUAL: Burden = Burden {
+        in_flight: 0,
+        concurrency: 4.0,
+        latency: 100.0,
+        median: 100.0,
+        pace: 0.1,
+        pace_mean: 0.1,
+        success: 1.0,
+    };
+
+    #[test]
+    fn an_idle_usual_miner_costs_a_fourth() {
+        assert!((cost(&USUAL) - 0.25).abs() < 1e-12);
+    }
+
+    #[test]
+    fn each_burden_costs_more() {
+        let burdens = [
+            Burden {
+                in_flight: 2,
+                ..USUAL
+            },
+            Burden {
+                latency: 200.0,
+                ..USUAL
+            },
+            Burden { pace: 0.2, ..USUAL },
+            Burden {
+                success: 0.5,
+                ..USUAL
+            },
+        ];
+        for burden in burdens {
+            assert!(cost(&burden) > cost(&USUAL), "{burden:?}");
+        }
+    }
+
+    #[test]
+    fn a_small_idle_miner_costs_no_more_than_a_large_idle_one() {
+        let small = Burden {
+            concurrency: 1.0,
+            ..USUAL
+        };
+        let large = Burden {
+            concurrency: 64.0,
+            ..USUAL
+        };
+        assert!((cost(&small) - cost(&large)).abs() < 1e-12);
+    }
+}

@@ -1,0 +1,250 @@
+//! A market, weighed: who may be sampled and how often. Rebuilt about once a second.
+
+use std::sync::Arc;
+
+use taugate_ledger::units::Units;
+
+use super::choice::Balances;
+use super::cost::{Burden, cost};
+use super::vitals::{Pulse, Vitals};
+use crate::registry::snapshot::{Availability, Market, Offer};
+
+/// What a miner that states nothing is thought to take at once.
+const CONCURRENCY_GUESS: f64 = 4.0;
+
+/// A market with weights.
+#[derive(Debug)]
+pub(super) struct Plan {
+    market: Arc<Market>,
+    /// One per offer, in the same order.
+    pub(super) entries: Vec<Entry>,
+    alias: Vec<Slot>,
+    latency_median: f64,
+    pace_mean: f64,
+}
+
+/// What is kept of an offer's miner.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) pulse: Arc<Pulse>,
+    pub(super) ejected: bool,
+}
+
+/// A slot of the alias table: below the threshold itself, above it another.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    threshold: f64,
+    alias: usize,
+}
+
+// === impl Plan ===
+
+impl Plan {
+    pub(super) fn new(
+        market: Arc<Market>,
+        balances: &dyn Balances,
+        vitals: &Vitals,
+        now_ms: u64,
+    ) -> Self {
+        let mut entries: Vec<_> = market
+            .offers
+            .iter()
+            .map(|offer| Entry {
+                pulse: vitals.pulse(offer.cell),
+                ejected: false,
+            })
+            .collect();
+        eject(&mut entries, now_ms);
+        let weights: Vec<f64> = market
+            .offers
+            .iter()
+            .zip(&entries)
+            .map(|(offer, entry)| weight(offer, entry, balances))
+            .collect();
+        let paces = market
+            .offers
+            .iter()
+            .zip(&entries)
+            .map(|(offer, entry)| pace(offer, entry));
+        Self {
+            alias: alias(&weights),
+            latency_median: median(entries.iter().map(|entry| entry.pulse.latency()).collect()),
+            pace_mean: mean(paces),
+            entries,
+            market,
+        }
+    }
+
+    pub(super) fn offer(&self, at: usize) -> Option<&Offer> {
+        self.market.offers.get(at)
+    }
+
+    /// An entry by weight; `None` where nobody has any.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "32 bits of a draw are enough for a threshold"
+    )]
+    pub(super) fn sample(&self, draw: u64) -> Option<usize> {
+        let place = usize::try_from(draw & 0xffff_ffff)
+            .ok()?
+            .checked_rem(self.alias.len())?;
+        let slot = self.alias.get(place)?;
+        let fraction = (draw >> 32) as f64 / f64::from(1_u32 << 31);
+        Some(if fraction < slot.threshold {
+            place
+        } else {
+            slot.alias
+        })
+    }
+
+    pub(super) fn cost(&self, entry: &Entry, offer: &Offer) -> f64 {
+        cost(&Burden {
+            in_flight: entry.pulse.in_flight(),
+            concurrency: entry.limit(offer).map_or(CONCURRENCY_GUESS, f64::from),
+            latency: entry.pulse.latency(),
+            median: self.latency_median,
+            pace: pace(offer, entry),
+            pace_mean: self.pace_mean,
+            success: entry.pulse.success(),
+        })
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    /// Requests at once: what is stated, or what was learned where that is less.
+    fn limit(&self, offer: &Offer) -> Option<u32> {
+        match (offer.concurrency, self.pulse.concurrency()) {
+            (Some(stated), Some(learned)) => Some(stated.min(learned)),
+            (stated, learned) => stated.or(learned),
+        }
+    }
+
+    pub(super) fn is_full(&self, offer: &Offer) -> bool {
+        self.limit(offer)
+            .is_some_and(|limit| self.pulse.in_flight() >= limit)
+    }
+}
+
+/// Leaves out who fails, worst first, but never more than half.
+fn eject(entries: &mut [Entry], now_ms: u64) {
+    let most = entries.len() / 2;
+    let mut failing: Vec<usize> = (0..entries.len())
+        .filter(|at| entries[*at].pulse.is_ejected(now_ms))
+        .collect();
+    failing.sort_by(|a, b| {
+        entries[*a]
+            .pulse
+            .success()
+            .total_cmp(&entries[*b].pulse.success())
+    });
+    for at in failing.into_iter().take(most) {
+        entries[at].ejected = true;
+    }
+}
+
+/// What is left to spend, times success: weight by what is left alone would feed the dead,
+/// whose share of the table grows as the others spend.
+fn weight(offer: &Offer, entry: &Entry, balances: &dyn Balances) -> f64 {
+    if entry.ejected || offer.availability == Availability::Draining {
+        return 0.0;
+    }
+    let spendable = offer.allotment.min(offer.verified);
+    let left = spendable
+        .saturating_sub(balances.spent(offer.cell))
+        .min(balances.left(offer.cell));
+    number(left) * entry.pulse.success()
+}
+
+/// The part of its allotment that attempts took.
+fn pace(offer: &Offer, entry: &Entry) -> f64 {
+    let allotment = number(offer.allotment.min(offer.verified));
+    if allotment > 0.0 {
+        number(entry.pulse.attempted()) / allotment
+    } else {
+        0.0
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a weight needs no more digits")]
+fn number(units: Units) -> f64 {
+    units.get() as f64
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a market has far fewer miners than 2^53"
+)]
+fn mean(values: impl Iterator<Item = f64>) -> f64 {
+    let (sum, count) = values.fold((0.0, 0_usize), |(sum, count), value| {
+        (sum + value, count + 1)
+    });
+    if count == 0 { 0.0 } else { sum / count as f64 }
+}
+
+/// The median of what is known; 0 where nothing is.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.retain(|value| *value > 0.0);
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
+}
+
+/// An alias table (Vose's method): one draw finds an entry by weight in constant time.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a market has far fewer miners than 2^53"
+)]
+fn alias(weights: &[f64]) -> Vec<Slot> {
+    let total: f64 = weights.iter().sum();
+    if total.is_nan() || total <= 0.0 {
+        return Vec::new();
+    }
+    let scale = weights.len() as f64 / total;
+    let mut rest: Vec<f64> = weights.iter().map(|weight| weight * scale).collect();
+    let mut slots: Vec<Slot> = (0..weights.len())
+        .map(|alias| Slot {
+            threshold: 1.0,
+            alias,
+        })
+        .collect();
+    let (mut small, mut large): (Vec<usize>, Vec<usize>) =
+        (0..rest.len()).partition(|at| rest[*at] < 1.0);
+    while let (Some(less), Some(more)) = (small.pop(), large.last().copied()) {
+        slots[less] = Slot {
+            threshold: rest[less],
+            alias: more,
+        };
+        rest[more] -= 1.0 - rest[less];
+        if rest[more] < 1.0 {
+            large.pop();
+            small.push(more);
+        }
+    }
+    slots
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_alias_table_keeps_each_weight() {
+        let weights = [1.0, 0.0, 3.0, 6.0];
+        let slots = alias(&weights);
+        let mut shares = [0.0; 4];
+        for (at, slot) in slots.iter().enumerate() {
+            shares[at] += slot.threshold / 4.0;
+            shares[slot.alias] += (1.0 - slot.threshold) / 4.0;
+        }
+        for (share, weight) in shares.iter().zip(weights) {
+            assert!((share - weight / 10.0).abs() < 1e-9, "{shares:?}");
+        }
+    }
+
+    #[test]
+    fn no_weight_means_no_sample() {
+        assert!(alias(&[0.0, 0.0]).is_empty());
+        assert!(alias(&[]).is_empty());
+    }
+}

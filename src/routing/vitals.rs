@@ -1,0 +1,247 @@
+//! How miners do, as this gateway has seen it: per cell number, outliving periods.
+//!
+//! Passive signals only: miners are foreign, what they say of themselves is not asked.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use taugate_ledger::ids::CellId;
+use taugate_ledger::receipt::Outcome;
+use taugate_ledger::units::Units;
+
+/// The weight of a slower answer in the latency: bad news counts at once.
+const LATENCY_RISE: f64 = 0.5;
+/// The weight of a quicker one.
+const LATENCY_FALL: f64 = 0.1;
+/// The weight of one attempt in the success rate.
+const SUCCESS_WEIGHT: f64 = 0.15;
+/// Below this success rate a miner is left out for a while.
+const EJECT_BELOW: f64 = 0.5;
+/// For this long.
+const EJECT_MS: u64 = 15_000;
+/// Below this it is left out longer.
+const EJECT_LONG_BELOW: f64 = 0.2;
+/// For this long.
+const EJECT_LONG_MS: u64 = 60_000;
+/// What remains of the learned concurrency when a miner says "too many".
+const TOO_MANY: f64 = 0.7;
+/// Good attempts that raise the learned concurrency by one.
+const RAISE_AFTER: u32 = 8;
+
+/// The vitals of every miner and task.
+#[derive(Debug, Default)]
+pub struct Vitals {
+    /// Bounded by the cells that the registry gave numbers.
+    cells: DashMap<CellId, Arc<Pulse>>,
+}
+
+/// The vitals of one cell.
+#[derive(Debug)]
+pub struct Pulse {
+    in_flight: AtomicU32,
+    /// Microseconds per unit, without prefill; bits of an f64, 0 before the first sample.
+    latency: AtomicU64,
+    /// 0 to 1; bits of an f64.
+    success: AtomicU64,
+    /// Monotonic milliseconds.
+    ejected_until: AtomicU64,
+    /// Requests at once that the miner was seen to take; 0: not learned.
+    concurrency: AtomicU32,
+    good_in_a_row: AtomicU32,
+    /// Units of all attempts, whatever their end: pace by successes would feed the dead.
+    attempted: AtomicU64,
+}
+
+/// A call's place at a miner; gives itself back.
+#[derive(Debug)]
+#[must_use]
+pub struct InFlight(Arc<Pulse>);
+
+/// What an attempt teaches.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    /// From dispatch to the first delta.
+    pub first_chunk: Option<Duration>,
+    /// From dispatch to the end.
+    pub duration: Duration,
+    /// Units booked.
+    pub units: Units,
+    /// Size of the prompt, bytes.
+    pub prompt_bytes: usize,
+}
+
+// === impl Vitals ===
+
+impl Vitals {
+    /// The vitals of a cell; those of a newcomer where nothing is known.
+    #[must_use]
+    pub fn pulse(&self, cell: CellId) -> Arc<Pulse> {
+        if let Some(known) = self.cells.get(&cell) {
+            return Arc::clone(&known);
+        }
+        Arc::clone(&self.cells.entry(cell).or_default())
+    }
+
+    /// An attempt begins that holds so many units.
+    pub fn begin(&self, cell: CellId, units: Units) -> InFlight {
+        let pulse = self.pulse(cell);
+        pulse.in_flight.fetch_add(1, Ordering::AcqRel);
+        pulse.attempted.fetch_add(units.get(), Ordering::Relaxed);
+        InFlight(pulse)
+    }
+
+    /// An attempt ended.
+    pub fn ended(&self, place: InFlight, outcome: Outcome, sample: Sample, now_ms: u64) {
+        place.0.learn(outcome, sample, now_ms);
+        drop(place);
+    }
+
+    /// A new period begins: pace starts again.
+    pub fn turn(&self) {
+        for pulse in &self.cells {
+            pulse.attempted.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+// === impl Pulse ===
+
+impl Default for Pulse {
+    fn default() -> Self {
+        Self {
+            in_flight: AtomicU32::new(0),
+            latency: AtomicU64::new(0),
+            success: AtomicU64::new(1.0_f64.to_bits()),
+            ejected_until: AtomicU64::new(0),
+            concurrency: AtomicU32::new(0),
+            good_in_a_row: AtomicU32::new(0),
+            attempted: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Pulse {
+    /// Attempts in flight.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Acquire)
+    }
+
+    /// Microseconds per unit, without prefill; 0 before the first sample.
+    #[must_use]
+    pub fn latency(&self) -> f64 {
+        f64::from_bits(self.latency.load(Ordering::Relaxed))
+    }
+
+    /// The part of attempts that end well, 0 to 1.
+    #[must_use]
+    pub fn success(&self) -> f64 {
+        f64::from_bits(self.success.load(Ordering::Relaxed))
+    }
+
+    /// Whether it is left out now.
+    #[must_use]
+    pub fn is_ejected(&self, now_ms: u64) -> bool {
+        now_ms < self.ejected_until.load(Ordering::Relaxed)
+    }
+
+    /// Requests at once that it was seen to take; `None` while it never said "too many".
+    #[must_use]
+    pub fn concurrency(&self) -> Option<u32> {
+        Some(self.concurrency.load(Ordering::Relaxed)).filter(|limit| *limit > 0)
+    }
+
+    /// Units of this period's attempts.
+    #[must_use]
+    pub fn attempted(&self) -> Units {
+        Units::new(self.attempted.load(Ordering::Relaxed))
+    }
+
+    fn learn(&self, outcome: Outcome, sample: Sample, now_ms: u64) {
+        match outcome {
+            Outcome::Good => {
+                self.learn_latency(sample);
+                self.learn_success(1.0, now_ms);
+                self.learn_room();
+            }
+            Outcome::Busy => self.learn_too_many(),
+            // The client's doing: it must not get a miner left out.
+            Outcome::Cancelled | Outcome::Refused => {}
+            Outcome::Lost | Outcome::Stalled | Outcome::Protocol => self.learn_success(0.0, now_ms),
+        }
+    }
+
+    fn learn_latency(&self, sample: Sample) {
+        let writing = sample
+            .duration
+            .saturating_sub(sample.first_chunk.unwrap_or_default());
+        let units = u32::try_from(sample.units.get()).unwrap_or(u32::MAX).max(1);
+        // One microsecond at least, so that 0 keeps meaning "not known".
+        let seen = (writing.as_secs_f64() * 1e6 / f64::from(units)).max(1.0);
+        let known = self.latency();
+        let weight = if seen > known {
+            LATENCY_RISE
+        } else {
+            LATENCY_FALL
+        };
+        let next = if known > 0.0 {
+            (seen - known).mul_add(weight, known)
+        } else {
+            seen
+        };
+        self.latency.store(next.to_bits(), Ordering::Relaxed);
+    }
+
+    fn learn_success(&self, seen: f64, now_ms: u64) {
+        let known = self.success();
+        let next = (seen - known).mul_add(SUCCESS_WEIGHT, known);
+        self.success.store(next.to_bits(), Ordering::Relaxed);
+        if seen > 0.0 {
+            return;
+        }
+        let away = if next < EJECT_LONG_BELOW {
+            EJECT_LONG_MS
+        } else if next < EJECT_BELOW {
+            EJECT_MS
+        } else {
+            return;
+        };
+        self.ejected_until
+            .fetch_max(now_ms.saturating_add(away), Ordering::Relaxed);
+    }
+
+    fn learn_room(&self) {
+        let good = self
+            .good_in_a_row
+            .fetch_add(1, Ordering::Relaxed)
+            .saturating_add(1);
+        if self.concurrency().is_some() && good.is_multiple_of(RAISE_AFTER) {
+            self.concurrency.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a smaller positive number"
+    )]
+    fn learn_too_many(&self) {
+        self.good_in_a_row.store(0, Ordering::Relaxed);
+        let had = self
+            .concurrency()
+            .unwrap_or_else(|| self.in_flight())
+            .max(1);
+        let next = ((f64::from(had) * TOO_MANY) as u32).max(1);
+        self.concurrency.store(next, Ordering::Relaxed);
+    }
+}
+
+// === impl InFlight ===
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
+}
