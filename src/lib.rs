@@ -14,6 +14,8 @@ pub mod identity;
 pub mod books;
 pub mod registry;
 
+pub mod sidecar;
+
 pub mod routing;
 
 pub mod miner_client;

@@ -1,0 +1,5 @@
+//! The miner's side: serves a model (simulated, or any OpenAI-compatible server) to
+//! gateways and declares what it can do.
+
+pub mod model;
+pub mod serve;

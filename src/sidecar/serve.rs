@@ -1,0 +1,247 @@
+//! `MinerService` over a model: a bound on requests at once, digests, deadlines.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt as _, stream};
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status};
+
+use super::model::{Events, Model, ModelError, ModelEvent};
+use crate::digest::ChoiceDigests;
+use crate::proto::v1;
+use crate::proto::v1::miner_generate_request::Payload;
+use crate::proto::v1::miner_generate_response::Event;
+use crate::proto::v1::miner_service_server::{MinerService, MinerServiceServer};
+use crate::task::TaskId;
+
+/// Room for a request with pictures, bytes.
+const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// The longest that an attempt without a deadline may take.
+const DEADLINE_MAX: Duration = Duration::from_secs(3600);
+
+/// Choices that a request may ask for.
+const CHOICES_MAX: u32 = 16;
+
+/// After a failed `accept` (no file descriptors, mostly) it is tried again this much later.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// The models by the task that each does.
+pub type Models = BTreeMap<TaskId, Arc<dyn Model>>;
+
+/// The miner protocol over models.
+#[derive(Clone, Debug)]
+pub struct MinerDoor {
+    models: Arc<Models>,
+    permits: Arc<Semaphore>,
+}
+
+type Responses = Pin<Box<dyn Stream<Item = Result<v1::MinerGenerateResponse, Status>> + Send>>;
+
+/// An answer under way. Dropping it stops the model and frees the slot.
+struct Answering {
+    events: Events,
+    first: Option<ModelEvent>,
+    digests: ChoiceDigests,
+    deadline: Instant,
+    _permit: OwnedSemaphorePermit,
+}
+
+// === impl MinerDoor ===
+
+impl MinerDoor {
+    /// Serves these models, with at most `concurrency` requests at once over all of them.
+    #[must_use]
+    pub fn new(models: Models, concurrency: usize) -> Self {
+        Self {
+            models: Arc::new(models),
+            permits: Arc::new(Semaphore::new(concurrency.min(Semaphore::MAX_PERMITS))),
+        }
+    }
+
+    /// How many more requests it takes right now.
+    #[must_use]
+    pub fn free(&self) -> usize {
+        self.permits.available_permits()
+    }
+
+    async fn begin(&self, request: Request<v1::MinerGenerateRequest>) -> Result<Answering, Status> {
+        let deadline = Instant::now() + timeout(request.metadata());
+        let request = request.into_inner();
+        let model = self.models.get(request.task.as_str());
+        let model = model.ok_or_else(|| Status::not_found("this miner does not do that task"))?;
+        let Some(Payload::Chat(payload)) = request.payload else {
+            return Err(Status::invalid_argument("payload: only chat is done here"));
+        };
+        let choices = payload.choices.unwrap_or(1);
+        if !(1..=CHOICES_MAX).contains(&choices) {
+            return Err(Status::invalid_argument("chat.choices: 1 to 16"));
+        }
+        let permit = Arc::clone(&self.permits).try_acquire_owned();
+        let permit = permit.map_err(|_| status(ModelError::Busy))?;
+        let mut answering = Answering {
+            events: model.chat(payload),
+            first: None,
+            digests: ChoiceDigests::new(choices),
+            deadline,
+            _permit: permit,
+        };
+        // No headers before the model said something: a refusal stays a plain status.
+        answering.first = Some(answering.event().await?);
+        Ok(answering)
+    }
+}
+
+#[tonic::async_trait]
+impl MinerService for MinerDoor {
+    async fn open_session(
+        &self,
+        _: Request<v1::OpenSessionRequest>,
+    ) -> Result<Response<v1::OpenSessionResponse>, Status> {
+        Err(Status::unimplemented("this miner admits without a session"))
+    }
+
+    type GenerateStream = Responses;
+
+    async fn generate(
+        &self,
+        request: Request<v1::MinerGenerateRequest>,
+    ) -> Result<Response<Responses>, Status> {
+        let answering = self.begin(request).await?;
+        let responses = stream::try_unfold(Some(answering), |answering| async {
+            match answering {
+                Some(answering) => answering.step().await.map(Some),
+                None => Ok(None),
+            }
+        });
+        Ok(Response::new(Box::pin(responses)))
+    }
+}
+
+// === impl Answering ===
+
+impl Answering {
+    async fn step(mut self) -> Result<(v1::MinerGenerateResponse, Option<Self>), Status> {
+        let event = match self.first.take() {
+            Some(event) => event,
+            None => self.event().await?,
+        };
+        Ok(match event {
+            ModelEvent::Delta(delta) => {
+                self.digests.add(&delta);
+                (response(Event::Delta(delta)), Some(self))
+            }
+            ModelEvent::End { choices, claimed } => {
+                let completed = v1::MinerCompleted {
+                    choices,
+                    digests: self.digests.finish(),
+                    claimed: Some(claimed),
+                };
+                (response(Event::Completed(completed)), None)
+            }
+        })
+    }
+
+    async fn event(&mut self) -> Result<ModelEvent, Status> {
+        let event = tokio::time::timeout_at(self.deadline, self.events.next()).await;
+        let event = event.map_err(|_| Status::deadline_exceeded("the attempt's time is over"))?;
+        event.unwrap_or(Err(ModelError::Broken)).map_err(status)
+    }
+}
+
+fn response(event: Event) -> v1::MinerGenerateResponse {
+    v1::MinerGenerateResponse { event: Some(event) }
+}
+
+fn status(error: ModelError) -> Status {
+    let text = error.to_string();
+    match error {
+        ModelError::Busy => Status::resource_exhausted(text),
+        ModelError::Refused => Status::invalid_argument(text),
+        ModelError::Away => Status::unavailable(text),
+        ModelError::Broken => Status::aborted(text),
+    }
+}
+
+/// What `grpc-timeout` allows: up to eight digits and a unit.
+fn timeout(metadata: &MetadataMap) -> Duration {
+    let given = metadata.get("grpc-timeout").and_then(|v| v.to_str().ok());
+    let parsed = given.and_then(|text| {
+        let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+        let count: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
+        Some(match unit {
+            "H" => Duration::from_secs(count * 3600),
+            "M" => Duration::from_secs(count * 60),
+            "S" => Duration::from_secs(count),
+            "m" => Duration::from_millis(count),
+            "u" => Duration::from_micros(count),
+            "n" => Duration::from_nanos(count),
+            _ => return None,
+        })
+    });
+    parsed.unwrap_or(DEADLINE_MAX).min(DEADLINE_MAX)
+}
+
+/// Accepts gateways until `stop`; then what runs may end within `drain`, and is cut after.
+pub async fn serve(
+    listener: TcpListener,
+    door: MinerDoor,
+    stop: CancellationToken,
+    drain: Duration,
+) {
+    let connections = TaskTracker::new();
+    let cut = CancellationToken::new();
+    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+        let Ok((stream, _)) = accepted else {
+            tracing::warn!("cannot accept a connection");
+            tokio::time::sleep(ACCEPT_RETRY).await;
+            continue;
+        };
+        let serving = connection(stream, door.clone(), stop.clone());
+        let cut = cut.clone();
+        connections.spawn(async move { cut.run_until_cancelled(serving).await });
+    }
+    drop(listener);
+    connections.close();
+    if tokio::time::timeout(drain, connections.wait()).await.is_err() {
+        cut.cancel();
+        connections.wait().await;
+    }
+}
+
+async fn connection(stream: TcpStream, door: MinerDoor, stop: CancellationToken) {
+    // Small frames must not wait for each other; without it they are only slower.
+    if stream.set_nodelay(true).is_err() {
+        tracing::debug!("cannot set TCP_NODELAY");
+    }
+    let service = MinerServiceServer::new(door).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let mut connection = std::pin::pin!(
+        http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_timeout(Duration::from_secs(10))
+            .max_header_list_size(16 * 1024)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+    );
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a gateway's connection broke");
+    }
+}
