@@ -2,4 +2,6 @@
 //! gateways and declares what it can do.
 
 pub mod model;
+mod prose;
 pub mod serve;
+pub mod simulated;
