@@ -2,6 +2,7 @@
 //! gateways and declares what it can do.
 
 pub mod model;
+pub mod openai;
 mod prose;
 pub mod serve;
 pub mod simulated;
