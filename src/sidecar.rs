@@ -1,8 +1,170 @@
-//! The miner's side: serves a model (simulated, or any OpenAI-compatible server) to
+//! The miner's side: serves models (simulated, or of any OpenAI-compatible server) to
 //! gateways and declares what it can do.
 
+pub mod declare;
 pub mod model;
 pub mod openai;
 mod prose;
 pub mod serve;
 pub mod simulated;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use self::declare::{Announce, Declarer, Offer};
+use self::model::Model;
+use self::serve::{MinerDoor, Models};
+use crate::clock::SharedClock;
+use crate::identity::hotkey::Keypair;
+use crate::proto::v1;
+use crate::task::{TaskId, TaskKind};
+
+/// What a sidecar is.
+#[derive(Debug)]
+pub struct SidecarSettings {
+    /// Where it listens for gateways; port 0: any that is free.
+    pub listen: SocketAddr,
+    /// Where gateways reach it, `http://host:port`; `None`: where it listens.
+    pub endpoint: Option<String>,
+    /// What it does.
+    pub tasks: Vec<ServedTask>,
+    /// Requests at once, over all tasks.
+    pub concurrency: u32,
+    /// The gateways that it declares to.
+    pub gateways: Vec<Arc<dyn Announce>>,
+    /// Who it is.
+    pub keypair: Arc<Keypair>,
+    /// Tells the time of declarations.
+    pub clock: SharedClock,
+    /// How long running answers may go on once it stops.
+    pub drain: Duration,
+}
+
+/// A task that a sidecar does.
+#[derive(Clone, Debug)]
+pub struct ServedTask {
+    /// The task's id.
+    pub task: TaskId,
+    /// What does it.
+    pub model: Arc<dyn Model>,
+    /// Declared units an hour, over all validators.
+    pub units_per_hour: u64,
+}
+
+/// A sidecar that listens already.
+#[derive(Debug)]
+pub struct Sidecar {
+    listener: TcpListener,
+    address: SocketAddr,
+    settings: SidecarSettings,
+}
+
+/// Why a sidecar does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum SidecarError {
+    /// Its address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// There is nothing for it to do.
+    #[error("a sidecar needs at least one task")]
+    NoTask,
+    /// Two of its tasks have one id.
+    #[error("the task {0} stands twice")]
+    TaskTwice(TaskId),
+}
+
+// === impl Sidecar ===
+
+impl Sidecar {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    /// When the address is taken or the tasks make no sense.
+    pub async fn bind(settings: SidecarSettings) -> Result<Self, SidecarError> {
+        if settings.tasks.is_empty() {
+            return Err(SidecarError::NoTask);
+        }
+        for (at, served) in settings.tasks.iter().enumerate() {
+            let mut before = settings.tasks.iter().take(at);
+            if before.any(|other| other.task == served.task) {
+                return Err(SidecarError::TaskTwice(Arc::clone(&served.task)));
+            }
+        }
+        let address = settings.listen;
+        let failed = |source| SidecarError::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        Ok(Self {
+            listener,
+            address,
+            settings,
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `stop`: then it withdraws, ends what runs, and is done.
+    pub async fn run(self, stop: CancellationToken) {
+        let declarer = Declarer::new(self.offer(), Arc::clone(&self.settings.clock));
+        let models: Models = self
+            .settings
+            .tasks
+            .iter()
+            .map(|served| (Arc::clone(&served.task), Arc::clone(&served.model)))
+            .collect();
+        let concurrency = usize::try_from(self.settings.concurrency).unwrap_or(usize::MAX);
+        let door = MinerDoor::new(models, concurrency);
+        // The door stays open until gateways know: a call that is turned away costs them an
+        // attempt.
+        let withdrawn = CancellationToken::new();
+        let declaring = async {
+            let gateways = self.settings.gateways.iter();
+            join_all(gateways.map(|gateway| declarer.run(gateway.as_ref(), &stop))).await;
+            stop.cancelled().await;
+            withdrawn.cancel();
+        };
+        let serving = serve::serve(self.listener, door, withdrawn.clone(), self.settings.drain);
+        tokio::join!(declaring, serving);
+    }
+
+    fn offer(&self) -> Offer {
+        let settings = &self.settings;
+        let tasks = settings.tasks.iter().map(|served| v1::DeclaredTask {
+            task: served.task.to_string(),
+            units_per_hour: served.units_per_hour,
+            concurrency: settings.concurrency,
+            kind: TaskKind::Chat.to_proto().into(),
+        });
+        let endpoint = settings.endpoint.clone();
+        Offer {
+            keypair: Arc::clone(&settings.keypair),
+            endpoint: endpoint.unwrap_or_else(|| format!("http://{}", self.address)),
+            tasks: tasks.collect(),
+        }
+    }
+}
+
+/// Binds and serves until `stop`.
+///
+/// # Errors
+/// When it cannot begin.
+pub async fn run(settings: SidecarSettings, stop: CancellationToken) -> Result<(), SidecarError> {
+    let sidecar = Sidecar::bind(settings).await?;
+    tracing::info!(address = %sidecar.address(), "the miner listens");
+    sidecar.run(stop).await;
+    Ok(())
+}
