@@ -1,6 +1,7 @@
 //! The miner's side: serves models (simulated, or of any OpenAI-compatible server) to
 //! gateways and declares what it can do.
 
+pub mod arguments;
 pub mod declare;
 pub mod model;
 pub mod openai;
@@ -16,6 +17,7 @@ use futures_util::future::join_all;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub use self::arguments::MinerArgs;
 use self::declare::{Announce, Declarer, Offer};
 use self::model::Model;
 use self::serve::{MinerDoor, Models};

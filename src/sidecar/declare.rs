@@ -1,6 +1,8 @@
 //! Declares to gateways what this miner can do, again and again: a gateway that was away, or
 //! forgot, learns it within a minute.
 
+pub mod grpc;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
