@@ -6,6 +6,7 @@
 
 pub mod api_key;
 pub mod hotkey;
+pub mod key_ring;
 pub mod nonce;
 pub mod signature;
 

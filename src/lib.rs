@@ -24,4 +24,6 @@ pub mod call;
 
 pub mod store;
 
+pub mod front_door;
+
 pub mod config;

@@ -53,7 +53,10 @@ impl Faults {
         // Enough to mend a request; a status has to stay small.
         const FAULTS_MAX: usize = 16;
         if self.0.len() < FAULTS_MAX {
-            self.0.push(FieldFault { field: field.into(), fault: fault.into() });
+            self.0.push(FieldFault {
+                field: field.into(),
+                fault: fault.into(),
+            });
         }
     }
 
@@ -72,22 +75,49 @@ impl Faults {
     }
 
     fn done<T>(self, value: T) -> Result<T, Vec<FieldFault>> {
-        if self.0.is_empty() { Ok(value) } else { Err(self.0) }
+        if self.0.is_empty() {
+            Ok(value)
+        } else {
+            Err(self.0)
+        }
     }
 }
 
 /// Checks what stands beside the payload.
 pub(super) fn check_envelope(request: &v1::GenerateRequest) -> Result<(), Vec<FieldFault>> {
     let mut faults = Faults::default();
-    faults.check(!request.task.is_empty(), "task", "is missing; ListTasks names the tasks");
+    faults.check(
+        !request.task.is_empty(),
+        "task",
+        "is missing; ListTasks names the tasks",
+    );
     let key = &request.idempotency_key;
-    let printable = key.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
-    faults.check(key.len() <= 128 && printable, "idempotency_key", "must be at most 128 bytes of printable ASCII");
-    faults.check(request.affinity_key.len() <= 128, "affinity_key", "must be at most 128 bytes");
-    faults.check(request.labels.len() <= LABELS_MAX, "labels", "must be at most 8");
-    let fits = |(key, value): (&String, &String)| (1..=32).contains(&key.len()) && value.len() <= 64;
+    let printable = key
+        .bytes()
+        .all(|byte| byte.is_ascii_graphic() || byte == b' ');
+    faults.check(
+        key.len() <= 128 && printable,
+        "idempotency_key",
+        "must be at most 128 bytes of printable ASCII",
+    );
+    faults.check(
+        request.affinity_key.len() <= 128,
+        "affinity_key",
+        "must be at most 128 bytes",
+    );
+    faults.check(
+        request.labels.len() <= LABELS_MAX,
+        "labels",
+        "must be at most 8",
+    );
+    let fits =
+        |(key, value): (&String, &String)| (1..=32).contains(&key.len()) && value.len() <= 64;
     let labels = request.labels.iter().all(fits);
-    faults.check(labels, "labels", "must have keys of 1 to 32 bytes and values of at most 64");
+    faults.check(
+        labels,
+        "labels",
+        "must have keys of 1 to 32 bytes and values of at most 64",
+    );
     faults.done(())
 }
 
@@ -96,7 +126,10 @@ pub(super) fn order(task: &Task, payload: Option<Payload>) -> Result<Order, Vec<
     let mut faults = Faults::default();
     match payload {
         Some(Payload::Chat(chat)) if task.kind == TaskKind::Chat => return chat_order(task, chat),
-        Some(_) => faults.add("payload", format!("must be of the task's kind, {:?}", task.kind)),
+        Some(_) => faults.add(
+            "payload",
+            format!("must be of the task's kind, {:?}", task.kind),
+        ),
         None => faults.add("payload", "is missing"),
     }
     Err(faults.0)
@@ -110,7 +143,14 @@ fn chat_order(task: &Task, mut chat: v1::ChatPayload) -> Result<Order, Vec<Field
     check_bounds(&mut faults, &chat, task);
     if task.context_tokens > 0 {
         let fits = prompt.bytes as u64 / BYTES_PER_TOKEN_MAX <= task.context_tokens;
-        faults.check(fits, "chat.messages", &format!("are too long for a context of {} tokens", task.context_tokens));
+        faults.check(
+            fits,
+            "chat.messages",
+            &format!(
+                "are too long for a context of {} tokens",
+                task.context_tokens
+            ),
+        );
     }
     let choices = chat.choices.unwrap_or(1);
     let tokens = u64::from(chat.max_tokens.unwrap_or_else(|| tokens_default(task)));
@@ -163,7 +203,9 @@ fn check_messages(faults: &mut Faults, messages: &[v1::ChatMessage]) -> Prompt {
         for part in &message.parts {
             match &part.part {
                 Some(v1::content_part::Part::Text(text)) => prompt.text(text),
-                Some(v1::content_part::Part::Image(image)) => check_image(faults, &field("parts"), image, &mut prompt),
+                Some(v1::content_part::Part::Image(image)) => {
+                    check_image(faults, &field("parts"), image, &mut prompt);
+                }
                 None => faults.add(field("parts"), "must have text or an image each"),
             }
         }
@@ -172,7 +214,11 @@ fn check_messages(faults: &mut Faults, messages: &[v1::ChatMessage]) -> Prompt {
             prompt.text(&call.name);
         }
     }
-    faults.check(prompt.image_bytes <= IMAGE_BYTES_MAX, "chat.messages", "have more than 8 MiB of images");
+    faults.check(
+        prompt.image_bytes <= IMAGE_BYTES_MAX,
+        "chat.messages",
+        "have more than 8 MiB of images",
+    );
     prompt
 }
 
@@ -190,11 +236,19 @@ fn check_image(faults: &mut Faults, field: &str, image: &v1::ImagePart, prompt: 
         Some(v1::image_part::Source::Data(data)) => {
             prompt.image_bytes = prompt.image_bytes.saturating_add(data.len());
             let typed = image.mime.starts_with("image/") && image.mime.len() <= 64;
-            faults.check(typed, field, "need the image's media type, such as image/png");
+            faults.check(
+                typed,
+                field,
+                "need the image's media type, such as image/png",
+            );
         }
         Some(v1::image_part::Source::Url(url)) => {
             let web = url.starts_with("https://") || url.starts_with("http://");
-            faults.check(web && url.len() <= 2048, field, "need an http(s) address of at most 2048 bytes");
+            faults.check(
+                web && url.len() <= 2048,
+                field,
+                "need an http(s) address of at most 2048 bytes",
+            );
         }
         None => faults.add(field, "need an image's data or address"),
     }
@@ -203,11 +257,21 @@ fn check_image(faults: &mut Faults, field: &str, image: &v1::ImagePart, prompt: 
 }
 
 fn check_tools(faults: &mut Faults, chat: &v1::ChatPayload) {
-    faults.check(chat.tools.len() <= TOOLS_MAX, "chat.tools", "must be at most 256");
+    faults.check(
+        chat.tools.len() <= TOOLS_MAX,
+        "chat.tools",
+        "must be at most 256",
+    );
     for (index, tool) in chat.tools.iter().enumerate().take(TOOLS_MAX) {
-        let plain = tool.name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+        let plain = tool
+            .name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
         if !plain || !(1..=64).contains(&tool.name.len()) {
-            faults.add(format!("chat.tools[{index}].name"), "must be 1 to 64 of a-z, A-Z, 0-9, _ and -");
+            faults.add(
+                format!("chat.tools[{index}].name"),
+                "must be 1 to 64 of a-z, A-Z, 0-9, _ and -",
+            );
         }
         if tool.description.len() > 16 * 1024 || tool.parameters_json.len() > 64 * 1024 {
             faults.add(format!("chat.tools[{index}]"), "is too large");
@@ -217,44 +281,102 @@ fn check_tools(faults: &mut Faults, chat: &v1::ChatPayload) {
             faults.add(format!("chat.tools[{index}].parameters_json"), "is no JSON");
         }
     }
-    if let Some(v1::tool_choice::Choice::Function(name)) =
-        chat.tool_choice.as_ref().and_then(|choice| choice.choice.as_ref())
+    if let Some(v1::tool_choice::Choice::Function(name)) = chat
+        .tool_choice
+        .as_ref()
+        .and_then(|choice| choice.choice.as_ref())
     {
         let known = chat.tools.iter().any(|tool| tool.name == *name);
-        faults.check(known, "chat.tool_choice.function", "must name one of the tools");
+        faults.check(
+            known,
+            "chat.tool_choice.function",
+            "must name one of the tools",
+        );
     }
-    if let Some(v1::response_format::Format::JsonSchema(schema)) =
-        chat.response_format.as_ref().and_then(|format| format.format.as_ref())
+    if let Some(v1::response_format::Format::JsonSchema(schema)) = chat
+        .response_format
+        .as_ref()
+        .and_then(|format| format.format.as_ref())
     {
         let text = schema.schema_json.as_str();
-        let json = text.len() <= 64 * 1024 && serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
-        faults.check(json, "chat.response_format.json_schema.schema_json", "must be JSON of at most 64 KiB");
+        let json =
+            text.len() <= 64 * 1024 && serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
+        faults.check(
+            json,
+            "chat.response_format.json_schema.schema_json",
+            "must be JSON of at most 64 KiB",
+        );
     }
 }
 
 fn check_sampling(faults: &mut Faults, sampling: Option<&v1::Sampling>) {
     let Some(sampling) = sampling else { return };
     faults.range(sampling.temperature, "chat.sampling.temperature", 0.0, 2.0);
-    faults.range(sampling.top_p, "chat.sampling.top_p", f64::MIN_POSITIVE, 1.0);
-    faults.range(sampling.top_k.map(f64::from), "chat.sampling.top_k", 1.0, 1000.0);
-    faults.range(sampling.frequency_penalty, "chat.sampling.frequency_penalty", -2.0, 2.0);
-    faults.range(sampling.presence_penalty, "chat.sampling.presence_penalty", -2.0, 2.0);
+    faults.range(
+        sampling.top_p,
+        "chat.sampling.top_p",
+        f64::MIN_POSITIVE,
+        1.0,
+    );
+    faults.range(
+        sampling.top_k.map(f64::from),
+        "chat.sampling.top_k",
+        1.0,
+        1000.0,
+    );
+    faults.range(
+        sampling.frequency_penalty,
+        "chat.sampling.frequency_penalty",
+        -2.0,
+        2.0,
+    );
+    faults.range(
+        sampling.presence_penalty,
+        "chat.sampling.presence_penalty",
+        -2.0,
+        2.0,
+    );
     faults.range(sampling.min_p, "chat.sampling.min_p", 0.0, 1.0);
     let penalty = sampling.repetition_penalty;
-    faults.range(penalty, "chat.sampling.repetition_penalty", f64::MIN_POSITIVE, 2.0);
+    faults.range(
+        penalty,
+        "chat.sampling.repetition_penalty",
+        f64::MIN_POSITIVE,
+        2.0,
+    );
 }
 
 fn check_bounds(faults: &mut Faults, chat: &v1::ChatPayload, task: &Task) {
     let largest = task.largest_request;
-    let tokens = chat.max_tokens.is_none_or(|tokens| (1..=largest).contains(&u64::from(tokens)));
-    faults.check(tokens, "chat.max_tokens", &format!("must be between 1 and {largest}"));
-    let choices = chat.choices.is_none_or(|choices| (1..=CHOICES_MAX).contains(&choices));
+    let tokens = chat
+        .max_tokens
+        .is_none_or(|tokens| (1..=largest).contains(&u64::from(tokens)));
+    faults.check(
+        tokens,
+        "chat.max_tokens",
+        &format!("must be between 1 and {largest}"),
+    );
+    let choices = chat
+        .choices
+        .is_none_or(|choices| (1..=CHOICES_MAX).contains(&choices));
     faults.check(choices, "chat.choices", "must be between 1 and 16");
     let stops = chat.stop.iter().all(|stop| (1..=256).contains(&stop.len()));
-    faults.check(stops && chat.stop.len() <= STOPS_MAX, "chat.stop", "must be at most 16, each of 1 to 256 bytes");
+    faults.check(
+        stops && chat.stop.len() <= STOPS_MAX,
+        "chat.stop",
+        "must be at most 16, each of 1 to 256 bytes",
+    );
     let top = chat.top_logprobs.unwrap_or(0);
     faults.check(top <= 20, "chat.top_logprobs", "must be at most 20");
-    faults.check(top == 0 || chat.logprobs == Some(true), "chat.top_logprobs", "needs logprobs");
+    faults.check(
+        top == 0 || chat.logprobs == Some(true),
+        "chat.top_logprobs",
+        "needs logprobs",
+    );
     let effort = chat.reasoning_effort.as_deref().unwrap_or_default();
-    faults.check(effort.len() <= 32, "chat.reasoning_effort", "must be at most 32 bytes");
+    faults.check(
+        effort.len() <= 32,
+        "chat.reasoning_effort",
+        "must be at most 32 bytes",
+    );
 }

@@ -9,11 +9,13 @@ use taugate_ledger::ids::{Origin, RequestId};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::admission::{self, Order};
+use super::admission;
+
 use super::deadline::Deadline;
-use super::status::{FieldFault, Refusal, SpentCause};
+use super::status::{FieldFault, Refusal, Scarce};
+use crate::books::Slot;
 use crate::call::{Admitted, Answer, CallError, Calls, Event};
-use crate::identity::api_key::Client;
+use crate::identity::key_ring::Client;
 use crate::miner_client::Pool;
 use crate::proto::v1;
 use crate::registry::snapshot::{Market, Snapshot};
@@ -26,7 +28,10 @@ pub trait Receipts: Send + Sync + std::fmt::Debug {
         &'a self,
         id: RequestId,
         client: &'a str,
-    ) -> taugate_ledger::engine::BoxFuture<'a, Result<Option<v1::Receipt>, crate::identity::StoreAway>>;
+    ) -> taugate_ledger::engine::BoxFuture<
+        'a,
+        Result<Option<v1::Receipt>, crate::identity::StoreAway>,
+    >;
 }
 
 /// The service of one shard.
@@ -45,7 +50,11 @@ impl Inference {
     /// The service of a shard with its own connections to miners.
     #[must_use]
     pub fn new(calls: Arc<Calls>, pool: Arc<Pool>, receipts: Arc<dyn Receipts>) -> Self {
-        Self { calls, pool, receipts }
+        Self {
+            calls,
+            pool,
+            receipts,
+        }
     }
 
     fn begin(&self, request: Request<v1::GenerateRequest>) -> Result<(RequestId, Answer), Refusal> {
@@ -54,7 +63,10 @@ impl Inference {
         let deadline = extensions.get::<Deadline>().copied();
         admission::check_envelope(&request).map_err(Refusal::Invalid)?;
         let snapshot = self.calls.registry.snapshot();
-        let task = snapshot.tasks.get(&request.task).filter(|task| client.may_ask(&task.id));
+        let task = snapshot
+            .tasks
+            .get(&request.task)
+            .filter(|task| client.may_ask(&task.id));
         let task = Arc::clone(task.ok_or(Refusal::UnknownTask)?);
         if task.kind != TaskKind::Chat {
             return Err(Refusal::Unimplemented("tasks of this kind"));
@@ -64,34 +76,15 @@ impl Inference {
         }
         let pinned = pinned(&request, &client, &snapshot)?;
         let order = admission::order(&task, request.payload.clone()).map_err(Refusal::Invalid)?;
-        let admitted = self.admit(&request, (task, order), client, deadline, pinned)?;
-        let id = admitted.id;
-        Ok((id, self.calls.start(&self.pool, admitted)))
-    }
-
-    fn admit(
-        &self,
-        request: &v1::GenerateRequest,
-        (task, order): (Arc<Task>, Order),
-        client: Client,
-        deadline: Option<Deadline>,
-        pinned: Option<Arc<str>>,
-    ) -> Result<Admitted, Refusal> {
+        let slot = self.slot()?;
         let books = &self.calls.books;
-        if self.calls.cut.is_cancelled() || books.broken().is_cancelled() {
-            return Err(Refusal::Draining);
-        }
-        let slot = books.slot().ok_or(if books.reachable() {
-            Refusal::Overloaded
-        } else {
-            Refusal::EngineUnavailable
-        })?;
         let now = Instant::now();
         let latest = now + task.limits.total;
-        let deadline = deadline.map_or(now + task.limits.default_deadline, |given| given.at());
+        let deadline = deadline.map_or(now + task.limits.default_deadline, Deadline::at);
         let table = books.table();
-        Ok(Admitted {
-            id: books.next_call(table.period()),
+        let id = books.next_call(table.period());
+        let admitted = Admitted {
+            id,
             client: client.public_id(),
             payload: order.payload,
             prompt_bytes: order.prompt_bytes,
@@ -100,31 +93,49 @@ impl Inference {
             output_units_max: order.output_units_max,
             choices: order.choices,
             deadline: deadline.min(latest),
-            origin: if pinned.is_some() { Origin::Synthetic } else { Origin::Organic },
+            origin: if pinned.is_some() {
+                Origin::Synthetic
+            } else {
+                Origin::Organic
+            },
             pinned,
             explain: request.explain,
-            labels: sorted(request),
+            labels: sorted(&request),
             table,
-            slot,
+            slot: Some(slot),
             task,
-        })
+        };
+        Ok((id, self.calls.start(&self.pool, admitted)))
+    }
+
+    /// A place for the receipt, taken before anything else is held.
+    fn slot(&self) -> Result<Slot, Refusal> {
+        let books = &self.calls.books;
+        if self.calls.cut.is_cancelled() || books.broken().is_cancelled() {
+            return Err(Refusal::Draining);
+        }
+        match books.slot() {
+            Some(slot) => Ok(slot),
+            None if books.reachable() => Err(Refusal::Overloaded),
+            None => Err(Refusal::EngineUnavailable),
+        }
     }
 
     fn refusal(&self, id: RequestId, task: &str, error: CallError) -> Refusal {
         let soon = Duration::from_millis(500);
         let period = self.calls.books.period_rest();
         match error {
-            CallError::AllBusy => Refusal::NoCapacity { cause: SpentCause::Busy, retry_after: soon },
-            CallError::AllSpent => Refusal::NoCapacity { cause: SpentCause::Spent, retry_after: period },
-            CallError::Ceiling => Refusal::TaskCeiling { retry_after: period },
+            CallError::AllBusy => Refusal::NoCapacity(Scarce::Busy, soon),
+            CallError::AllSpent => Refusal::NoCapacity(Scarce::Spent, period),
+            CallError::Ceiling => Refusal::TaskCeiling(period),
             CallError::NoMiner => Refusal::NoMiner,
             CallError::EngineAway => Refusal::EngineUnavailable,
             CallError::Crowded => Refusal::Overloaded,
             CallError::AttemptsExhausted => Refusal::AttemptsExhausted,
-            CallError::Deadline(stage) => Refusal::Deadline { phase: stage.as_str() },
-            CallError::MinerLost => Refusal::MinerLost { request_id: id },
-            CallError::MinerStalled => Refusal::MinerStalled { request_id: id },
-            CallError::MinerProtocol => Refusal::MinerProtocol { request_id: id },
+            CallError::Deadline(stage) => Refusal::Deadline(stage.as_str()),
+            CallError::MinerLost => Refusal::MinerLost(id),
+            CallError::MinerStalled => Refusal::MinerStalled(id),
+            CallError::MinerProtocol => Refusal::MinerProtocol(id),
             CallError::SlowConsumer => Refusal::SlowConsumer,
             CallError::Draining => Refusal::Draining,
             CallError::Internal => {
@@ -136,8 +147,11 @@ impl Inference {
 }
 
 fn sorted(request: &v1::GenerateRequest) -> Vec<(String, String)> {
-    let mut labels: Vec<_> =
-        request.labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+    let mut labels: Vec<_> = request
+        .labels
+        .iter()
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
     labels.sort_unstable();
     labels
 }
@@ -148,11 +162,16 @@ fn pinned(
     client: &Client,
     snapshot: &Snapshot,
 ) -> Result<Option<Arc<str>>, Refusal> {
-    let Some(check) = &request.check else { return Ok(None) };
+    let Some(check) = &request.check else {
+        return Ok(None);
+    };
     if !client.may_check() {
         return Err(Refusal::Forbidden);
     }
-    let offers = snapshot.markets.get(request.task.as_str()).map(|market| market.offers.as_slice());
+    let offers = snapshot
+        .markets
+        .get(request.task.as_str())
+        .map(|market| market.offers.as_slice());
     let mut offers = offers.unwrap_or_default().iter();
     match offers.find(|offer| *offer.miner.hotkey == *check.miner) {
         Some(offer) => Ok(Some(Arc::clone(&offer.miner.hotkey))),
@@ -191,7 +210,9 @@ impl v1::inference_service_server::InferenceService for Inference {
         let first = first.map_err(|error| self.refusal(id, &task, error))?;
         let service = self.clone();
         let rest = answer.map(move |event| {
-            event.map(message).map_err(|error| Status::from(service.refusal(id, &task, error)))
+            event
+                .map(message)
+                .map_err(|error| Status::from(service.refusal(id, &task, error)))
         });
         let events = futures_util::stream::once(async { Ok(message(first)) }).chain(rest);
         Ok(Response::new(Box::pin(events)))
@@ -201,13 +222,24 @@ impl v1::inference_service_server::InferenceService for Inference {
         &self,
         request: Request<v1::ListTasksRequest>,
     ) -> Result<Response<v1::ListTasksResponse>, Status> {
-        let client = request.extensions().get::<Client>().cloned().unwrap_or_default();
+        let client = request
+            .extensions()
+            .get::<Client>()
+            .cloned()
+            .unwrap_or_default();
         let snapshot = self.calls.registry.snapshot();
-        let tasks = snapshot.tasks.iter().filter(|task| client.may_ask(&task.id));
+        let tasks = snapshot
+            .tasks
+            .iter()
+            .filter(|task| client.may_ask(&task.id));
         let tasks = tasks
             .map(|task| {
                 let left = self.calls.capacity_left(&task.id);
-                task_info(task, snapshot.markets.get(&task.id).map(AsRef::as_ref), left)
+                task_info(
+                    task,
+                    snapshot.markets.get(&task.id).map(AsRef::as_ref),
+                    left,
+                )
             })
             .collect();
         Ok(Response::new(v1::ListTasksResponse { tasks }))
@@ -217,12 +249,22 @@ impl v1::inference_service_server::InferenceService for Inference {
         &self,
         request: Request<v1::GetReceiptRequest>,
     ) -> Result<Response<v1::GetReceiptResponse>, Status> {
-        let client = request.extensions().get::<Client>().cloned().unwrap_or_default();
-        let id = request.get_ref().request_id.parse().map_err(|_| Refusal::UnknownReceipt)?;
+        let client = request
+            .extensions()
+            .get::<Client>()
+            .cloned()
+            .unwrap_or_default();
+        let id = request
+            .get_ref()
+            .request_id
+            .parse()
+            .map_err(|_| Refusal::UnknownReceipt)?;
         let receipt = self.receipts.receipt(id, &client.public_id()).await;
         let receipt = receipt.map_err(|_| Refusal::EngineUnavailable)?;
         let receipt = receipt.ok_or(Refusal::UnknownReceipt)?;
-        Ok(Response::new(v1::GetReceiptResponse { receipt: Some(receipt) }))
+        Ok(Response::new(v1::GetReceiptResponse {
+            receipt: Some(receipt),
+        }))
     }
 }
 
@@ -300,9 +342,16 @@ impl Whole {
 
     /// The choice of that number; the relay bounds the numbers.
     fn choice(&mut self, number: u32) -> &mut v1::Choice {
-        let found = self.0.choices.iter().position(|choice| choice.choice == number);
+        let found = self
+            .0
+            .choices
+            .iter()
+            .position(|choice| choice.choice == number);
         let at = found.unwrap_or_else(|| {
-            self.0.choices.push(v1::Choice { choice: number, ..v1::Choice::default() });
+            self.0.choices.push(v1::Choice {
+                choice: number,
+                ..v1::Choice::default()
+            });
             self.0.choices.len() - 1
         });
         &mut self.0.choices[at]

@@ -1,0 +1,10 @@
+//! The doors: listeners, what every request passes, the services, and the statuses.
+
+mod admission;
+pub mod counted;
+pub mod deadline;
+pub mod gate;
+pub mod inference;
+pub mod listener;
+pub mod status;
+pub mod tls;

@@ -1,0 +1,274 @@
+//! Listeners: one acceptor hands connections to shards, each a thread with a runtime of its
+//! own. hyper serves them directly, so that limits, age and drain are ours.
+
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::counted::{Live, PublicService};
+use super::tls::Tls;
+use crate::telemetry::Instruments;
+
+/// How connections behave.
+#[derive(Clone, Copy, Debug)]
+pub struct DoorSettings {
+    /// Open connections at most.
+    pub connections_max: usize,
+    /// Streams of one connection at most; below 100 clients of hyper break.
+    pub streams_max: u32,
+    /// To say anything, and to finish a TLS hand-shake.
+    pub handshake: Duration,
+    /// Headers of one request, bytes.
+    pub header_bytes_max: u32,
+    /// A connection is asked to go after this long.
+    pub age: Duration,
+    /// A ping is sent after this much silence.
+    pub keepalive: Duration,
+    /// A ping unanswered for this long ends the connection.
+    pub keepalive_timeout: Duration,
+}
+
+/// The threads that serve connections.
+#[derive(Debug)]
+pub struct Shards {
+    shards: Vec<Shard>,
+    threads: Vec<JoinHandle<()>>,
+    open: Arc<AtomicUsize>,
+    settings: DoorSettings,
+    instruments: Arc<Instruments>,
+}
+
+#[derive(Debug)]
+struct Shard {
+    connections: mpsc::Sender<Accepted>,
+    live: Arc<Live>,
+}
+
+#[derive(Debug)]
+struct Accepted {
+    stream: TcpStream,
+    tls: Option<Tls>,
+}
+
+/// What a shard's connections share.
+#[derive(Clone)]
+struct Serving<S> {
+    service: PublicService<S>,
+    settings: DoorSettings,
+    live: Arc<Live>,
+    open: Arc<AtomicUsize>,
+    /// Cancelled when connections are asked to go.
+    leave: CancellationToken,
+    /// Cancelled when they must be gone.
+    cut: CancellationToken,
+}
+
+/// Accepts waiting for their shard.
+const HANDED_MAX: usize = 256;
+
+// === impl Shards ===
+
+impl Shards {
+    /// Starts so many shards. `make` builds a shard's service on its own thread.
+    ///
+    /// # Errors
+    /// When a thread or a runtime cannot be started.
+    pub fn start<S>(
+        count: usize,
+        settings: DoorSettings,
+        instruments: &Arc<Instruments>,
+        tokens: (&CancellationToken, &CancellationToken),
+        make: impl Fn() -> S + Clone + Send + 'static,
+    ) -> std::io::Result<Self>
+    where
+        S: super::counted::Inner,
+    {
+        let open = Arc::new(AtomicUsize::new(0));
+        let (mut shards, mut threads) = (Vec::new(), Vec::new());
+        for number in 0..count.max(1) {
+            let (sender, receiver) = mpsc::channel(HANDED_MAX);
+            let live = Arc::new(Live::default());
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            let (make, open, shard_live) = (make.clone(), Arc::clone(&open), Arc::clone(&live));
+            let (leave, cut) = (tokens.0.clone(), tokens.1.clone());
+            let run = move || {
+                runtime.block_on(async move {
+                    let service = PublicService::new(make(), Arc::clone(&shard_live));
+                    let live = shard_live;
+                    serve_all(
+                        receiver,
+                        Serving {
+                            service,
+                            settings,
+                            live,
+                            open,
+                            leave,
+                            cut,
+                        },
+                    )
+                    .await;
+                });
+            };
+            let name = format!("shard-{number}");
+            threads.push(std::thread::Builder::new().name(name).spawn(run)?);
+            shards.push(Shard {
+                connections: sender,
+                live,
+            });
+        }
+        Ok(Self {
+            shards,
+            threads,
+            open,
+            settings,
+            instruments: Arc::clone(instruments),
+        })
+    }
+
+    /// Accepts until `stop`; hands each connection to the shard with the fewest live
+    /// streams, then the fewest connections.
+    pub async fn accept(&self, listener: TcpListener, tls: Option<Tls>, stop: CancellationToken) {
+        // Out of descriptors, an accept loop without a pause spins.
+        const PAUSE: Duration = Duration::from_millis(50);
+        while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+            let handed = match accepted {
+                Ok((stream, _)) => self.hand(stream, tls.clone()),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = handed {
+                self.instruments.accept_errors.inc();
+                tracing::warn!(%error, "a connection was not accepted");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+
+    /// Streams that live, over all shards.
+    #[must_use]
+    pub fn streams(&self) -> usize {
+        self.shards.iter().map(|shard| shard.live.streams()).sum()
+    }
+
+    /// Ends: no more connections come; waits for the threads, whose connections must have
+    /// been told to go.
+    pub fn join(self) {
+        drop(self.shards);
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a shard panicked");
+            }
+        }
+    }
+
+    fn hand(&self, stream: tokio::net::TcpStream, tls: Option<Tls>) -> std::io::Result<()> {
+        if self.open.load(Ordering::Relaxed) >= self.settings.connections_max {
+            return Err(std::io::Error::other("too many connections"));
+        }
+        stream.set_nodelay(true)?;
+        let stream = stream.into_std()?;
+        let idlest = self.shards.iter().min_by_key(|shard| shard.live.load());
+        let Some(shard) = idlest else { return Ok(()) };
+        shard
+            .connections
+            .try_send(Accepted { stream, tls })
+            .map_err(|_| std::io::Error::other("the shard takes no more"))
+    }
+}
+
+/// Serves what is handed over, until nothing more is and all is done.
+async fn serve_all<S: super::counted::Inner>(
+    mut connections: mpsc::Receiver<Accepted>,
+    serving: Serving<S>,
+) {
+    let tasks = TaskTracker::new();
+    while let Some(accepted) = connections.recv().await {
+        drop(tasks.spawn(serve(accepted, serving.clone())));
+    }
+    tasks.close();
+    tasks.wait().await;
+}
+
+async fn serve<S: super::counted::Inner>(accepted: Accepted, serving: Serving<S>) {
+    let _counted = serving.live.connection(&serving.open);
+    let limit = serving.settings.handshake;
+    let Ok(stream) = tokio::net::TcpStream::from_std(accepted.stream) else {
+        return;
+    };
+    match accepted.tls {
+        None => {
+            // A connection that says nothing would live for ever.
+            if tokio::time::timeout(limit, preface(&stream)).await.is_ok() {
+                drive(stream, serving).await;
+            }
+        }
+        Some(tls) => {
+            if let Ok(Ok(stream)) = tokio::time::timeout(limit, tls.accept(stream)).await {
+                drive(stream, serving).await;
+            }
+        }
+    }
+}
+
+/// Waits until the whole preface of HTTP/2 is there to be read.
+async fn preface(stream: &tokio::net::TcpStream) {
+    const LENGTH: usize = 24;
+    const LOOK: Duration = Duration::from_millis(20);
+    let mut bytes = [0; LENGTH];
+    while !matches!(stream.peek(&mut bytes).await, Ok(LENGTH | 0) | Err(_)) {
+        // Readiness does not tell more bytes from the same bytes.
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn drive<S: super::counted::Inner>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    serving: Serving<S>,
+) {
+    let settings = serving.settings;
+    let service = TowerToHyperService::new(serving.service);
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(settings.streams_max)
+        .initial_stream_window_size(256 * 1024)
+        .initial_connection_window_size(1024 * 1024)
+        .max_header_list_size(settings.header_bytes_max)
+        .max_pending_accept_reset_streams(20)
+        .max_local_error_reset_streams(1024)
+        .keep_alive_interval(settings.keepalive)
+        .keep_alive_timeout(settings.keepalive_timeout)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let leaving = async {
+        tokio::select! {
+            () = serving.leave.cancelled() => {}
+            () = tokio::time::sleep(settings.age) => {}
+        }
+    };
+    tokio::pin!(leaving);
+    if let Either::Right(((), mut connection)) = select(connection, leaving).await {
+        connection.as_mut().graceful_shutdown();
+        serving.cut.run_until_cancelled(connection).await;
+    }
+}
+
+/// Binds a listener.
+///
+/// # Errors
+/// When the address is taken or not ours.
+pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}

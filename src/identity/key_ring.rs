@@ -1,0 +1,261 @@
+//! API keys in use: how they look, how they are made, who they say someone is.
+//!
+//! `tgk_<env>_<8 public id>_<43 secret><6 check>`, all base 62. The secret has 256 random
+//! bits, so that a plain SHA-256 is kept of it; the check digits are a CRC-32, so that a
+//! mistyped key is told from a wrong one without a look into the store.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rand::TryRng as _;
+use rand::rngs::SysRng;
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+use zeroize::Zeroizing;
+
+use super::api_key::{Scope, StoredKey};
+use crate::task::TaskId;
+
+const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+const PUBLIC_LEN: usize = 8;
+const SECRET_LEN: usize = 43;
+const CHECK_LEN: usize = 6;
+
+/// Who calls.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Client(Option<Arc<StoredKey>>);
+
+/// A new key; its text is shown once.
+pub struct NewKey {
+    /// What is kept.
+    pub stored: StoredKey,
+    text: Zeroizing<String>,
+}
+
+/// What a new key may do.
+#[derive(Clone, Debug, Default)]
+pub struct KeyGrant {
+    /// What the operator calls it.
+    pub name: String,
+    /// The tasks it may ask for; `None`: all.
+    pub tasks: Option<Vec<TaskId>>,
+    /// Whether it may send checks.
+    pub check: bool,
+    /// From when on it is refused, Unix milliseconds.
+    pub expires_ms: Option<u64>,
+}
+
+/// Credentials that do not hold. One word for every cause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("credentials are missing or wrong")]
+pub struct Unauthenticated;
+
+/// The operating system gave no random bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the operating system gives no random bytes")]
+pub struct NoRandomness;
+
+/// The keys in use, by public id.
+#[derive(Debug, Default)]
+pub struct KeyRing {
+    keys: ArcSwap<HashMap<Arc<str>, Arc<StoredKey>>>,
+}
+
+// === impl Client ===
+
+impl Client {
+    /// The public id of its key; empty where none is needed.
+    #[must_use]
+    pub fn public_id(&self) -> Arc<str> {
+        self.0
+            .as_ref()
+            .map_or_else(|| Arc::from(""), |key| Arc::clone(&key.public_id))
+    }
+
+    /// Whether it may ask for a task.
+    #[must_use]
+    pub fn may_ask(&self, task: &str) -> bool {
+        let tasks = self.0.as_ref().and_then(|key| key.tasks.as_ref());
+        tasks.is_none_or(|tasks| tasks.iter().any(|known| **known == *task))
+    }
+
+    /// Whether it may send checks. Nobody may without a key.
+    #[must_use]
+    pub fn may_check(&self) -> bool {
+        self.0
+            .as_ref()
+            .is_some_and(|key| key.scopes.contains(&Scope::Check))
+    }
+}
+
+// === impl NewKey ===
+
+impl NewKey {
+    /// Makes a key.
+    ///
+    /// # Errors
+    /// When the operating system gives no random bytes.
+    pub fn make(env: &str, grant: KeyGrant, now_ms: u64) -> Result<Self, NoRandomness> {
+        let public_id = random(PUBLIC_LEN)?;
+        let secret = Zeroizing::new(random(SECRET_LEN)?);
+        let body = Zeroizing::new(format!("tgk_{env}_{public_id}_{}", *secret));
+        let text = Zeroizing::new(format!("{}{}", *body, check_digits(&body)));
+        let mut scopes = vec![Scope::Generate];
+        scopes.extend(grant.check.then_some(Scope::Check));
+        let stored = StoredKey {
+            public_id: Arc::from(public_id),
+            sha256: Sha256::digest(text.as_bytes()).into(),
+            name: Arc::from(grant.name),
+            tasks: grant.tasks,
+            scopes,
+            proven_only: false,
+            created_ms: now_ms,
+            expires_ms: grant.expires_ms,
+            revoked_ms: None,
+        };
+        Ok(Self { stored, text })
+    }
+
+    /// The key itself.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+impl fmt::Debug for NewKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewKey")
+            .field("public_id", &self.stored.public_id)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl KeyRing ===
+
+impl KeyRing {
+    /// Replaces the keys.
+    pub fn replace(&self, keys: Vec<StoredKey>) {
+        let keys = keys
+            .into_iter()
+            .map(|key| (Arc::clone(&key.public_id), Arc::new(key)));
+        self.keys.store(Arc::new(keys.collect()));
+    }
+
+    /// How many keys there are, revoked ones included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.keys.load().len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Who a key says its bearer is.
+    ///
+    /// # Errors
+    /// One for every cause: malformed, unknown, wrong, expired, revoked.
+    pub fn authenticate(&self, text: &str, now_ms: u64) -> Result<Client, Unauthenticated> {
+        let public_id = public_id(text).ok_or(Unauthenticated)?;
+        let keys = self.keys.load();
+        let key = keys.get(public_id);
+        // An unknown key is compared too, so that time tells nothing of which ids exist.
+        let expected = key.map_or([0; 32], |key| key.sha256);
+        let given: [u8; 32] = Sha256::digest(text.as_bytes()).into();
+        let equal = bool::from(given.ct_eq(&expected));
+        let key = key.filter(|_| equal).ok_or(Unauthenticated)?;
+        let expired = key.expires_ms.is_some_and(|at| now_ms >= at);
+        let revoked = key.revoked_ms.is_some_and(|at| now_ms >= at);
+        if expired || revoked {
+            return Err(Unauthenticated);
+        }
+        Ok(Client(Some(Arc::clone(key))))
+    }
+}
+
+/// The public id of a well-formed key whose check digits are right.
+fn public_id(text: &str) -> Option<&str> {
+    let mut parts = text.splitn(4, '_');
+    let (tag, _env, id, rest) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let formed = tag == "tgk"
+        && text.len() <= 128
+        && id.len() == PUBLIC_LEN
+        && rest.len() == SECRET_LEN + CHECK_LEN
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let (body, check) = text.split_at_checked(text.len().checked_sub(CHECK_LEN)?)?;
+    (formed && check_digits(body) == check).then_some(id)
+}
+
+fn check_digits(body: &str) -> String {
+    let mut rest = crc32fast::hash(body.as_bytes()) as usize;
+    let mut digits = [b'0'; CHECK_LEN];
+    for digit in digits.iter_mut().rev() {
+        *digit = ALPHABET[rest % ALPHABET.len()];
+        rest /= ALPHABET.len();
+    }
+    digits.iter().map(|digit| char::from(*digit)).collect()
+}
+
+/// Random digits of base 62, each as likely as the others.
+fn random(length: usize) -> Result<String, NoRandomness> {
+    let mut text = String::with_capacity(length);
+    while text.len() < length {
+        let mut bytes = Zeroizing::new([0_u8; 64]);
+        SysRng
+            .try_fill_bytes(bytes.as_mut_slice())
+            .map_err(|_| NoRandomness)?;
+        // Four times 62: what is above would make some digits likelier.
+        let fair = bytes.iter().filter(|byte| **byte < 248);
+        let digits = fair.map(|byte| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()]));
+        text.extend(digits.take(length.saturating_sub(text.len())));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ring(change: impl FnOnce(&mut StoredKey)) -> (KeyRing, String) {
+        let mut key = NewKey::make("test", KeyGrant::default(), 0).unwrap();
+        change(&mut key.stored);
+        let ring = KeyRing::default();
+        ring.replace(vec![key.stored.clone()]);
+        (ring, key.text().to_owned())
+    }
+
+    #[test]
+    fn a_key_is_good_until_it_is_revoked_or_expires() {
+        // Abuse case 21.
+        let (keys, text) = ring(|_| {});
+        assert!(keys.authenticate(&text, 5).is_ok());
+        assert!(keys.authenticate(&text[1..], 5).is_err());
+        assert!(keys.authenticate("", 5).is_err());
+        let other = NewKey::make("test", KeyGrant::default(), 0).unwrap();
+        assert!(keys.authenticate(other.text(), 5).is_err());
+        let (keys, text) = ring(|key| key.revoked_ms = Some(5));
+        assert!(keys.authenticate(&text, 4).is_ok() && keys.authenticate(&text, 5).is_err());
+        let (keys, text) = ring(|key| key.expires_ms = Some(5));
+        assert!(keys.authenticate(&text, 4).is_ok() && keys.authenticate(&text, 5).is_err());
+    }
+
+    #[test]
+    fn a_wrong_secret_of_a_known_id_is_refused() {
+        let (keys, text) = ring(|key| key.sha256[0] ^= 1);
+        assert_eq!(keys.authenticate(&text, 5), Err(Unauthenticated));
+    }
+
+    #[test]
+    fn no_debug_output_holds_a_secret() {
+        let key = NewKey::make("test", KeyGrant::default(), 0).unwrap();
+        let secret = key.text().rsplit('_').next().unwrap();
+        assert!(!format!("{key:?}").contains(secret));
+    }
+}
