@@ -215,6 +215,17 @@ impl Books {
         }
     }
 
+    /// Says what cells of a period may be spent to, so that one that the engine was never
+    /// asked for does not read as spent.
+    pub fn expect(&self, period: Period, wanted: &[(CellId, Units)]) {
+        let Some(table) = self.tables.get(period) else {
+            return;
+        };
+        for (cell, units) in wanted {
+            table.hint_rest(*cell, units.saturating_sub(table.granted(*cell)));
+        }
+    }
+
     /// Compares every open table with what is held of it. Empty when the books close.
     #[must_use]
     pub fn audit(&self) -> Vec<Divergence> {

@@ -1,10 +1,12 @@
 //! The doors: listeners, what every request passes, the services, and the statuses.
 
 mod admission;
+pub mod capacity;
 pub mod counted;
 pub mod deadline;
 pub mod gate;
 pub mod inference;
 pub mod listener;
+pub mod signed;
 pub mod status;
 pub mod tls;

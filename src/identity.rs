@@ -5,6 +5,7 @@
 //! is stated as a narrow trait, which the store implements.
 
 pub mod api_key;
+pub mod call;
 pub mod hotkey;
 pub mod key_ring;
 pub mod nonce;

@@ -1,0 +1,330 @@
+//! `CapacityService`: convert, call, convert.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::Stream;
+use taugate_ledger::period::Period;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::signed::Caller;
+use super::status::{FieldFault, Refusal};
+use crate::books::Books;
+use crate::identity::hotkey::Hotkey;
+use crate::proto::v1;
+use crate::registry::Registry;
+use crate::registry::book::Change;
+use crate::registry::checked::{DeclareError, Record};
+use crate::registry::snapshot::{Availability, Offer};
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct Capacity {
+    hotkey: Hotkey,
+    books: Arc<Books>,
+    registry: Arc<Registry>,
+    stop: CancellationToken,
+}
+
+/// How often a watcher hears of amounts that moved.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Changes that wait for a watcher; one that does not read is left behind, not waited for.
+const WATCH_MAX: usize = 256;
+
+type Entries = Pin<Box<dyn Stream<Item = Result<v1::WatchCapacityResponse, Status>> + Send>>;
+
+// === impl Capacity ===
+
+impl Capacity {
+    /// The service of the gateway with this hotkey.
+    #[must_use]
+    pub const fn new(
+        hotkey: Hotkey,
+        books: Arc<Books>,
+        registry: Arc<Registry>,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            hotkey,
+            books,
+            registry,
+            stop,
+        }
+    }
+
+    fn allotments(&self, hotkey: Hotkey, declared: &[u8]) -> Vec<v1::Allotment> {
+        let snapshot = self.registry.snapshot();
+        let name = hotkey.to_string();
+        let table = self.books.table();
+        let declaration: v1::Declaration = prost::Message::decode(declared).unwrap_or_default();
+        let answer = |task: v1::DeclaredTask| {
+            let market = snapshot.markets.get(task.task.as_str());
+            let offers = market
+                .map(|market| market.offers.as_slice())
+                .unwrap_or_default();
+            match offers.iter().find(|offer| *offer.miner.hotkey == *name) {
+                Some(offer) => v1::Allotment {
+                    task: task.task,
+                    declared: offer.declared.get(),
+                    allotment: offer.allotment.get(),
+                    posted: table.posted_total(offer.cell).get(),
+                    left_out: String::new(),
+                },
+                None => v1::Allotment {
+                    task: task.task,
+                    left_out: "unknown_task".to_owned(),
+                    ..v1::Allotment::default()
+                },
+            }
+        };
+        declaration.tasks.into_iter().map(answer).collect()
+    }
+
+    /// What a hotkey may see now: its own cells.
+    fn entries(&self, caller: Hotkey, tasks: &[String]) -> Vec<v1::CapacityEntry> {
+        let snapshot = self.registry.snapshot();
+        let name = caller.to_string();
+        let table = self.books.table();
+        let asked = |task: &str| tasks.is_empty() || tasks.iter().any(|one| one == task);
+        let markets = snapshot.markets.iter().filter(|(task, _)| asked(task));
+        let offers = markets.flat_map(|(task, market)| {
+            let own = market
+                .offers
+                .iter()
+                .filter(|offer| *offer.miner.hotkey == *name);
+            own.map(move |offer| (task, offer))
+        });
+        offers
+            .map(|(task, offer)| v1::CapacityEntry {
+                miner: name.clone(),
+                task: task.to_string(),
+                period: Some(timestamp(table.period())),
+                declared: offer.declared.get(),
+                allotment: offer.allotment.get(),
+                posted: table.posted_total(offer.cell).get(),
+                reserved: table.reserved(offer.cell).get(),
+                availability: to_wire(offer).into(),
+                ejected: false,
+            })
+            .collect()
+    }
+}
+
+#[tonic::async_trait]
+impl v1::capacity_service_server::CapacityService for Capacity {
+    async fn get_gateway(
+        &self,
+        _: Request<v1::GetGatewayRequest>,
+    ) -> Result<Response<v1::GetGatewayResponse>, Status> {
+        let settings = self.registry.settings();
+        let now_ms = self.books.unix_ms();
+        let tasks = self.registry.snapshot();
+        Ok(Response::new(v1::GetGatewayResponse {
+            hotkey: self.hotkey.to_string(),
+            network: settings.network.to_string(),
+            time: Some(prost_types::Timestamp {
+                seconds: i64::try_from(now_ms / 1000).unwrap_or(i64::MAX),
+                nanos: i32::try_from(now_ms % 1000).unwrap_or(0) * 1_000_000,
+            }),
+            period_s: self.books.length().secs(),
+            period: Some(timestamp(self.books.table().period())),
+            open_registration: settings.open_registration,
+            open_tasks: settings.open_tasks,
+            tasks: tasks
+                .tasks
+                .iter()
+                .map(|task| v1::DeclarableTask {
+                    id: task.id.to_string(),
+                    kind: task.kind.to_proto().into(),
+                    cap: task.cap.get(),
+                    weight: task.weight,
+                    model: task.model.to_string(),
+                })
+                .collect(),
+        }))
+    }
+
+    async fn declare(
+        &self,
+        request: Request<v1::DeclareRequest>,
+    ) -> Result<Response<v1::DeclareResponse>, Status> {
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        let record = request.declaration.ok_or_else(|| missing("declaration"))?;
+        if record.hotkey != caller.to_string() {
+            return Err(Refusal::Forbidden.into());
+        }
+        let signed = Record {
+            hotkey: caller,
+            payload: &record.payload,
+            signature: &record.signature,
+        };
+        self.registry
+            .declare(signed, &request.endpoint)
+            .await
+            .map_err(refusal)?;
+        // What is new may be spent in the running period at once.
+        self.books
+            .expect(self.books.table().period(), &self.registry.wanted());
+        let allotments = self.allotments(caller, &record.payload);
+        Ok(Response::new(v1::DeclareResponse { allotments }))
+    }
+
+    async fn withdraw(
+        &self,
+        request: Request<v1::WithdrawRequest>,
+    ) -> Result<Response<v1::WithdrawResponse>, Status> {
+        let caller = caller(&request)?;
+        let sequence = request.into_inner().sequence;
+        self.registry
+            .withdraw(caller, sequence)
+            .await
+            .map_err(refusal)?;
+        Ok(Response::new(v1::WithdrawResponse {}))
+    }
+
+    async fn set_availability(
+        &self,
+        request: Request<Streaming<v1::SetAvailabilityRequest>>,
+    ) -> Result<Response<v1::SetAvailabilityResponse>, Status> {
+        let caller = caller(&request)?;
+        let mut changes = request.into_inner();
+        let mut counter = 0;
+        while let Some(Ok(Some(change))) = self.stop.run_until_cancelled(changes.message()).await {
+            let availability = v1::Availability::try_from(change.availability).unwrap_or_default();
+            let Some(availability) = from_wire(availability) else {
+                return Err(missing("availability").into());
+            };
+            let heeded = self.registry.set_availability(
+                caller,
+                Change {
+                    counter: change.counter,
+                    task: Some(change.task)
+                        .filter(|task| !task.is_empty())
+                        .map(Arc::from),
+                    availability,
+                    concurrency: change.concurrency,
+                },
+            );
+            if heeded {
+                counter = change.counter;
+            }
+            if change.last {
+                break;
+            }
+        }
+        Ok(Response::new(v1::SetAvailabilityResponse { counter }))
+    }
+
+    type WatchCapacityStream = Entries;
+
+    async fn watch_capacity(
+        &self,
+        request: Request<v1::WatchCapacityRequest>,
+    ) -> Result<Response<Entries>, Status> {
+        let caller = caller(&request)?;
+        let tasks = request.into_inner().tasks;
+        let (sender, receiver) = mpsc::channel(WATCH_MAX);
+        let service = self.clone();
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "ends with its receiver or the gateway"
+        )]
+        tokio::task::spawn(async move {
+            let watching = watch(&service, caller, &tasks, &sender);
+            service.stop.run_until_cancelled(watching).await;
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+type Sender = mpsc::Sender<Result<v1::WatchCapacityResponse, Status>>;
+
+/// Sends all entries, then those that changed, until the watcher leaves.
+async fn watch(service: &Capacity, caller: Hotkey, tasks: &[String], sender: &Sender) {
+    use v1::watch_capacity_response::Event;
+    let mut sent: Vec<v1::CapacityEntry> = Vec::new();
+    let mut whole = false;
+    loop {
+        let now = service.entries(caller, tasks);
+        let changed = now.iter().filter(|entry| !sent.contains(entry));
+        let mut events: Vec<Event> = changed.cloned().map(Event::Entry).collect();
+        if !whole {
+            events.push(Event::SnapshotEnd(v1::CapacitySnapshotEnd {}));
+        }
+        for event in events {
+            let response = v1::WatchCapacityResponse { event: Some(event) };
+            if sender.send(Ok(response)).await.is_err() {
+                return;
+            }
+        }
+        (sent, whole) = (now, true);
+        tokio::select! {
+            () = sender.closed() => return,
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+    }
+}
+
+fn caller<T>(request: &Request<T>) -> Result<Hotkey, Refusal> {
+    let caller = request.extensions().get::<Caller>();
+    caller
+        .map(|caller| caller.0)
+        .ok_or(Refusal::Unauthenticated)
+}
+
+fn missing(field: &str) -> Refusal {
+    let fault = "is missing".to_owned();
+    Refusal::Invalid(vec![FieldFault {
+        field: field.to_owned(),
+        fault,
+    }])
+}
+
+fn refusal(error: DeclareError) -> Refusal {
+    match error {
+        DeclareError::Malformed(_)
+        | DeclareError::Network
+        | DeclareError::Foreign
+        | DeclareError::NotValidNow => Refusal::Invalid(vec![FieldFault {
+            field: "declaration".to_owned(),
+            fault: error.to_string(),
+        }]),
+        DeclareError::Endpoint => Refusal::Invalid(vec![FieldFault {
+            field: "endpoint".to_owned(),
+            fault: error.to_string(),
+        }]),
+        DeclareError::Signature => Refusal::Unauthenticated,
+        DeclareError::Stale => Refusal::Stale,
+        DeclareError::NotRegistered => Refusal::NotRegistered,
+        DeclareError::Full => Refusal::Overloaded,
+        DeclareError::Away(_) => Refusal::EngineUnavailable,
+    }
+}
+
+fn timestamp(period: Period) -> prost_types::Timestamp {
+    let seconds = i64::try_from(period.start_s()).unwrap_or(i64::MAX);
+    prost_types::Timestamp { seconds, nanos: 0 }
+}
+
+const fn to_wire(offer: &Offer) -> v1::Availability {
+    match offer.availability {
+        Availability::Free => v1::Availability::Free,
+        Availability::Busy => v1::Availability::Busy,
+        Availability::Draining => v1::Availability::Draining,
+    }
+}
+
+const fn from_wire(availability: v1::Availability) -> Option<Availability> {
+    match availability {
+        v1::Availability::Unspecified => None,
+        v1::Availability::Free => Some(Availability::Free),
+        v1::Availability::Busy => Some(Availability::Busy),
+        v1::Availability::Draining => Some(Availability::Draining),
+    }
+}

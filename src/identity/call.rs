@@ -1,0 +1,312 @@
+//! Signed calls: who sends this very message to us, now, for the first time.
+
+use std::sync::Arc;
+
+use prost::Message;
+use rand::TryRng as _;
+use rand::rngs::SysRng;
+use sha2::{Digest as _, Sha256};
+use tonic::metadata::{MetadataMap, MetadataValue};
+
+use super::hotkey::{Hotkey, Keypair};
+use super::nonce::{Nonce, NonceStore};
+use super::signature::fields;
+use crate::clock::SharedClock;
+
+/// First field of a signed call.
+const TAG: &[u8] = b"taugate-auth-v1";
+
+/// How far apart the clocks of sender and receiver may be.
+const SKEW_MS: u64 = 5_000;
+
+/// How long a nonce is remembered: longer than its time can be taken for now.
+const KEEP_MS: u64 = 20_000;
+
+/// Why a call is not taken for its sender's. For our log; the sender learns only that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// A piece of metadata is missing or malformed.
+    #[error("{0} is missing or malformed")]
+    Metadata(&'static str),
+    /// The clocks are too far apart, or the call is old.
+    #[error("the call is not of now")]
+    Time,
+    /// It was signed by somebody else, for somebody else, or over something else.
+    #[error("the signature does not hold")]
+    Signature,
+    /// It was seen before.
+    #[error("the nonce was used before")]
+    Replayed,
+    /// The engine is away: whether it was seen before is not known.
+    #[error("the engine is unavailable")]
+    Away,
+}
+
+/// Signs calls.
+#[derive(Clone, Debug)]
+pub struct CallSigner {
+    keypair: Arc<Keypair>,
+    clock: SharedClock,
+}
+
+/// Verifies calls to one receiver.
+#[derive(Clone, Debug)]
+pub struct CallVerifier {
+    receiver: Hotkey,
+    clock: SharedClock,
+    nonces: Arc<dyn NonceStore>,
+}
+
+/// The operating system gave no random bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the operating system gives no random bytes")]
+pub struct NoNonce;
+
+// === impl CallSigner ===
+
+impl CallSigner {
+    /// Signs with a key.
+    #[must_use]
+    pub fn new(keypair: Arc<Keypair>, clock: SharedClock) -> Self {
+        Self { keypair, clock }
+    }
+
+    /// Who signs.
+    #[must_use]
+    pub fn hotkey(&self) -> Hotkey {
+        self.keypair.hotkey()
+    }
+
+    /// Adds the signature of a call to its metadata. `path` is the method's, such as
+    /// `/taugate.v1.CapacityService/Declare`.
+    ///
+    /// # Errors
+    /// When there are no random bytes for a nonce.
+    pub fn sign(
+        &self,
+        metadata: &mut MetadataMap,
+        path: &str,
+        receiver: Hotkey,
+        message: &[u8],
+    ) -> Result<(), NoNonce> {
+        let mut nonce: Nonce = [0; 16];
+        SysRng.try_fill_bytes(&mut nonce).map_err(|_| NoNonce)?;
+        let time_ms = self.clock.unix_ms();
+        let sender = self.hotkey();
+        let signed = signed(path, receiver, sender, (time_ms, nonce), message);
+        let signature = self.keypair.sign(&signed);
+        if let Ok(sender) = MetadataValue::try_from(sender.to_string()) {
+            metadata.insert("taugate-hotkey", sender);
+        }
+        metadata.insert("taugate-timestamp-ms", MetadataValue::from(time_ms));
+        metadata.insert_bin("taugate-nonce-bin", MetadataValue::from_bytes(&nonce));
+        metadata.insert_bin(
+            "taugate-signature-bin",
+            MetadataValue::from_bytes(&signature),
+        );
+        Ok(())
+    }
+}
+
+// === impl CallVerifier ===
+
+impl CallVerifier {
+    /// Verifies calls to `receiver`.
+    #[must_use]
+    pub fn new(receiver: Hotkey, clock: SharedClock, nonces: Arc<dyn NonceStore>) -> Self {
+        Self {
+            receiver,
+            clock,
+            nonces,
+        }
+    }
+
+    /// Who sent a message. The cheapest checks come first; a nonce is spent only by a call
+    /// whose signature holds.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub async fn verify(
+        &self,
+        metadata: &MetadataMap,
+        path: &str,
+        message: &[u8],
+    ) -> Result<Hotkey, CallError> {
+        let sender: Hotkey = text(metadata, "taugate-hotkey")?
+            .parse()
+            .map_err(|_| CallError::Metadata("taugate-hotkey"))?;
+        let time_ms: u64 = text(metadata, "taugate-timestamp-ms")?
+            .parse()
+            .map_err(|_| CallError::Metadata("taugate-timestamp-ms"))?;
+        let nonce: Nonce = binary(metadata, "taugate-nonce-bin")?;
+        let signature: [u8; 64] = binary(metadata, "taugate-signature-bin")?;
+        let now_ms = self.clock.unix_ms();
+        if now_ms.abs_diff(time_ms) > SKEW_MS {
+            return Err(CallError::Time);
+        }
+        let signed = signed(path, self.receiver, sender, (time_ms, nonce), message);
+        sender
+            .verify(&signed, &signature)
+            .map_err(|_| CallError::Signature)?;
+        let keep_until_ms = now_ms.saturating_add(KEEP_MS);
+        match self.nonces.spend_nonce(sender, nonce, keep_until_ms).await {
+            Ok(true) => Ok(sender),
+            Ok(false) => Err(CallError::Replayed),
+            Err(_) => Err(CallError::Away),
+        }
+    }
+}
+
+/// The exact bytes of a message as our own clients send it.
+#[must_use]
+pub fn exact_bytes(message: &impl Message) -> Vec<u8> {
+    message.encode_to_vec()
+}
+
+fn signed(
+    path: &str,
+    receiver: Hotkey,
+    sender: Hotkey,
+    (time_ms, nonce): (u64, Nonce),
+    message: &[u8],
+) -> Vec<u8> {
+    fields(&[
+        TAG,
+        path.as_bytes(),
+        receiver.as_bytes(),
+        sender.as_bytes(),
+        &time_ms.to_be_bytes(),
+        &nonce,
+        &Sha256::digest(message),
+    ])
+}
+
+fn text<'a>(metadata: &'a MetadataMap, name: &'static str) -> Result<&'a str, CallError> {
+    let mut values = metadata.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => value.to_str().map_err(|_| CallError::Metadata(name)),
+        (None | Some(_), _) => Err(CallError::Metadata(name)),
+    }
+}
+
+fn binary<const LENGTH: usize>(
+    metadata: &MetadataMap,
+    name: &'static str,
+) -> Result<[u8; LENGTH], CallError> {
+    let value = metadata
+        .get_bin(name)
+        .and_then(|value| value.to_bytes().ok());
+    let bytes = value.ok_or(CallError::Metadata(name))?;
+    bytes
+        .as_ref()
+        .try_into()
+        .map_err(|_| CallError::Metadata(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use parking_lot::Mutex;
+    use taugate_ledger::engine::BoxFuture;
+
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::identity::StoreAway;
+
+    #[derive(Debug, Default)]
+    struct Nonces(Mutex<HashSet<(Hotkey, Nonce)>>);
+
+    impl NonceStore for Nonces {
+        fn spend_nonce(
+            &self,
+            hotkey: Hotkey,
+            nonce: Nonce,
+            _: u64,
+        ) -> BoxFuture<'_, Result<bool, StoreAway>> {
+            Box::pin(async move { Ok(self.0.lock().insert((hotkey, nonce))) })
+        }
+    }
+
+    const PATH: &str = "/taugate.v1.CapacityService/Declare";
+    const NOW_MS: u64 = 1_700_000_000_000;
+
+    struct Pair {
+        signer: CallSigner,
+        verifier: CallVerifier,
+        receiver: Hotkey,
+        clock: Arc<ManualClock>,
+        nonces: Arc<Nonces>,
+    }
+
+    fn pair() -> Pair {
+        let clock = Arc::new(ManualClock::at(NOW_MS));
+        let nonces = Arc::new(Nonces::default());
+        let key = |name: &str| Arc::new(Keypair::from_secret(name).unwrap());
+        let receiver = key("//Bob").hotkey();
+        Pair {
+            signer: CallSigner::new(key("//Alice"), Arc::clone(&clock) as SharedClock),
+            verifier: CallVerifier::new(
+                receiver,
+                Arc::clone(&clock) as SharedClock,
+                Arc::clone(&nonces) as Arc<dyn NonceStore>,
+            ),
+            receiver,
+            clock,
+            nonces,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_is_good_once_for_its_method_receiver_time_and_bytes() {
+        // N25 and abuse case 26.
+        let pair = pair();
+        let mut metadata = MetadataMap::new();
+        pair.signer
+            .sign(&mut metadata, PATH, pair.receiver, b"bytes")
+            .unwrap();
+        let verify = async |path, bytes| pair.verifier.verify(&metadata, path, bytes).await;
+        assert_eq!(
+            verify("/taugate.v1.CapacityService/Withdraw", b"bytes").await,
+            Err(CallError::Signature)
+        );
+        assert_eq!(verify(PATH, b"other").await, Err(CallError::Signature));
+        for clock_ms in [NOW_MS - 5_001, NOW_MS + 5_001] {
+            pair.clock.set(clock_ms);
+            assert_eq!(verify(PATH, b"bytes").await, Err(CallError::Time));
+        }
+        pair.clock.set(NOW_MS);
+        assert!(
+            pair.nonces.0.lock().is_empty(),
+            "the unverified spent a nonce"
+        );
+        assert_eq!(verify(PATH, b"bytes").await, Ok(pair.signer.hotkey()));
+        assert_eq!(verify(PATH, b"bytes").await, Err(CallError::Replayed));
+    }
+
+    #[tokio::test]
+    async fn a_call_for_another_receiver_or_without_a_whole_signature_is_refused() {
+        let pair = pair();
+        let mut metadata = MetadataMap::new();
+        pair.signer
+            .sign(&mut metadata, PATH, pair.signer.hotkey(), b"bytes")
+            .unwrap();
+        assert_eq!(
+            pair.verifier.verify(&metadata, PATH, b"bytes").await,
+            Err(CallError::Signature)
+        );
+        for length in [0, 63, 65] {
+            let bytes = vec![0; length];
+            metadata.insert_bin("taugate-signature-bin", MetadataValue::from_bytes(&bytes));
+            let refused = pair.verifier.verify(&metadata, PATH, b"bytes").await;
+            assert_eq!(refused, Err(CallError::Metadata("taugate-signature-bin")));
+        }
+        metadata.remove_bin("taugate-signature-bin");
+        assert!(
+            pair.verifier
+                .verify(&metadata, PATH, b"bytes")
+                .await
+                .is_err()
+        );
+    }
+}
