@@ -1,22 +1,216 @@
 //! Composition: one gateway out of its rooms. It owns every task, their order of start and
 //! their order of end.
 
+mod build;
+mod drain;
 mod periods;
+mod receipts;
 mod upkeep;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
+use taugate_ledger::engine::ExchangeError;
 use taugate_ledger::period::Period;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::books::Books;
-use crate::call::{CallSettings, Calls};
+use crate::call::Calls;
 use crate::clock::SharedClock;
 use crate::config::Config;
+use crate::front_door::listener::Shards;
+use crate::identity::hotkey::{Hotkey, KeyFileError, SecretError};
 use crate::registry::Registry;
-use crate::store::{BookRow, SqliteStore};
+use crate::store::sqlite::{OpenError, SqliteStore};
+use crate::store::{BookRow, StoreFault};
 use crate::telemetry::Instruments;
+
+pub use build::Parts;
+
+/// A running gateway.
+#[derive(Debug)]
+pub struct Gateway {
+    config: Arc<Config>,
+    addresses: Addresses,
+    hotkey: Hotkey,
+    store: Arc<SqliteStore>,
+    books: Arc<Books>,
+    registry: Arc<Registry>,
+    calls: Arc<Calls>,
+    instruments: Arc<Instruments>,
+    health: tonic_health::server::HealthReporter,
+    doors: Vec<Arc<Shards>>,
+    tasks: TaskTracker,
+    stops: Stops,
+}
+
+/// Where a gateway listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// For clients.
+    pub public: SocketAddr,
+    /// For miners and validators.
+    pub peer: SocketAddr,
+    /// For operators: metrics and health, HTTP.
+    pub admin: SocketAddr,
+}
+
+/// What ends what, in this order.
+#[derive(Clone, Debug, Default)]
+struct Stops {
+    /// No more connections are accepted; those that live are asked to go.
+    accept: CancellationToken,
+    /// What still runs is cut.
+    cut: CancellationToken,
+    /// Exchange, append, periods and upkeep end.
+    control: CancellationToken,
+}
+
+/// Why a gateway did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store.
+    #[error("the store cannot be opened: {0}")]
+    Open(#[from] OpenError),
+    /// The store, once it was open.
+    #[error("the store does not answer: {0}")]
+    Store(#[from] StoreFault),
+    /// A declaration or a key could not be read.
+    #[error("the store does not answer")]
+    Away(#[from] crate::identity::StoreAway),
+    /// An address is taken, or not ours.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// A thread or runtime.
+    #[error("cannot start a shard: {0}")]
+    Shard(std::io::Error),
+    /// The validator's hotkey.
+    #[error("the validator's hotkey cannot be read: {0}")]
+    Hotkey(#[from] KeyFileError),
+    /// A development hotkey could not be made.
+    #[error("cannot make a development hotkey: {0}")]
+    Secret(#[from] SecretError),
+    /// The certificate.
+    #[error(transparent)]
+    Tls(#[from] crate::front_door::tls::TlsError),
+    /// A hotkey of the configuration.
+    #[error("registry.hotkeys: {0} is no hotkey")]
+    Registered(String),
+    /// The descriptors of reflection.
+    #[error("reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+// === impl Gateway ===
+
+impl Gateway {
+    /// Starts a gateway on this runtime, which becomes its control runtime; shards have
+    /// threads of their own. It is ready when this answers.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing runs then.
+    pub async fn start(config: Arc<Config>, clock: SharedClock) -> Result<Self, StartError> {
+        let parts = Parts::assemble(&config, clock).await?;
+        let gateway = build::open_doors(config, parts).await?;
+        gateway.run_control();
+        gateway.ready().await;
+        Ok(gateway)
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// The validator's hotkey.
+    #[must_use]
+    pub const fn hotkey(&self) -> Hotkey {
+        self.hotkey
+    }
+
+    /// Who can do what.
+    #[must_use]
+    pub const fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    /// Its books in this process.
+    #[must_use]
+    pub const fn books(&self) -> &Arc<Books> {
+        &self.books
+    }
+
+    /// Its calls.
+    #[must_use]
+    pub const fn calls(&self) -> &Arc<Calls> {
+        &self.calls
+    }
+
+    /// Its store.
+    #[must_use]
+    pub const fn store(&self) -> &Arc<SqliteStore> {
+        &self.store
+    }
+
+    /// What the durable books say of a period.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn book_rows(&self, period: Period) -> Result<Vec<BookRow>, StoreFault> {
+        self.store.books(period).await
+    }
+
+    /// Cancelled when the books are broken: the process must end.
+    #[must_use]
+    pub fn broken(&self) -> CancellationToken {
+        self.books.broken().clone()
+    }
+
+    /// Ends: lets streams run to the drain's deadline, settles all, closes the incarnation.
+    ///
+    /// # Errors
+    /// When the engine is away; what was free then stays charged to its period.
+    pub async fn stop(self) -> Result<(), ExchangeError> {
+        drain::run(self).await
+    }
+
+    fn run_control(&self) {
+        let (books, stop) = (&self.books, &self.stops.control);
+        let exchanging = (Arc::clone(books), stop.clone());
+        self.tasks
+            .spawn(async move { exchanging.0.run_exchange(exchanging.1).await });
+        let appending = (Arc::clone(books), stop.clone());
+        self.tasks
+            .spawn(async move { appending.0.run_append(appending.1).await });
+        let registry = Arc::clone(&self.registry);
+        self.tasks
+            .spawn(periods::run(Arc::clone(books), registry, stop.clone()));
+        self.tasks
+            .spawn(upkeep::run(Arc::clone(&self.calls), stop.clone()));
+        let (store, incarnation, stop) =
+            (Arc::clone(&self.store), books.incarnation(), stop.clone());
+        self.tasks.spawn(async move {
+            let mut tick = tokio::time::interval(std::time::Duration::from_secs(5));
+            while stop.run_until_cancelled(tick.tick()).await.is_some() {
+                if let Err(error) = store.heartbeat(incarnation).await {
+                    tracing::warn!(%error, "the store did not take the heartbeat");
+                }
+            }
+        });
+    }
+
+    async fn ready(&self) {
+        for service in build::SERVICES {
+            self.health
+                .set_service_status(service, tonic_health::ServingStatus::Serving)
+                .await;
+        }
+    }
+}

@@ -26,4 +26,8 @@ pub mod store;
 
 pub mod front_door;
 
+pub mod admin;
+
 pub mod config;
+
+pub mod gateway;

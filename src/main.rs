@@ -1,3 +1,243 @@
 //! The command line: arguments, telemetry, run.
 
-fn main() {}
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, Parser, Subcommand};
+use taugate::clock::{Clock as _, SystemClock};
+use taugate::config::Config;
+use taugate::gateway::Gateway;
+use taugate::identity::api_key::KeyStore as _;
+use taugate::identity::key_ring::{KeyGrant, NewKey};
+use taugate::store::sqlite::{SqliteSettings, SqliteStore};
+use taugate::telemetry::logs::{Format, start_logs, start_traces};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// A configuration that is wrong; as `sysexits.h` has it.
+const EXIT_CONFIG: u8 = 64;
+
+/// A capacity-metered gRPC gateway for decentralised inference.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway. Without a file it is a development gateway on loopback.
+    Gateway(GatewayArgs),
+    /// Print a commented configuration file.
+    Init,
+    /// Make, list or revoke API keys of clients. The gateway must not be running.
+    Key(KeyArgs),
+}
+
+#[derive(Debug, Args)]
+struct GatewayArgs {
+    /// The configuration file.
+    #[arg(long, short, env = "TAUGATE_CONFIG")]
+    config: Option<PathBuf>,
+    /// Print the effective configuration, or what is wrong with it, and end.
+    #[arg(long)]
+    check: bool,
+}
+
+#[derive(Debug, Args)]
+struct KeyArgs {
+    /// The configuration file, which names the store.
+    #[arg(long, short, env = "TAUGATE_CONFIG", global = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: KeyCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum KeyCommand {
+    /// Make a key and print it, this once.
+    Create {
+        /// What you call it.
+        name: String,
+        /// A task that it may ask for; may be given again. Without: all.
+        #[arg(long = "task")]
+        tasks: Vec<String>,
+        /// Let it send checks that are pinned to a miner.
+        #[arg(long)]
+        check: bool,
+        /// Refuse it after so many days.
+        #[arg(long)]
+        days: Option<u64>,
+    },
+    /// List the keys.
+    List,
+    /// Revoke a key by its public id.
+    Revoke {
+        /// The eight characters after the second underscore of the key.
+        public_id: String,
+    },
+}
+
+type Failure = Box<dyn std::error::Error>;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let ended = match cli.command {
+        Command::Gateway(args) => gateway(&args),
+        Command::Init => {
+            print(&taugate::config::template());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Key(args) => key(args),
+    };
+    ended.unwrap_or_else(|error| {
+        complain(&error.to_string());
+        ExitCode::FAILURE
+    })
+}
+
+#[expect(clippy::print_stdout, reason = "this is a command's output")]
+fn print(text: &str) {
+    println!("{}", text.trim_end());
+}
+
+#[expect(clippy::print_stderr, reason = "this is a command's complaint")]
+fn complain(text: &str) {
+    eprintln!("taugate: {text}");
+}
+
+/// The configuration, or its faults on standard error.
+fn load(file: Option<&PathBuf>) -> Result<Config, ExitCode> {
+    Config::load(file.map(PathBuf::as_path)).map_err(|error| {
+        complain(&error.to_string());
+        ExitCode::from(EXIT_CONFIG)
+    })
+}
+
+// --- gateway ---
+
+fn gateway(args: &GatewayArgs) -> Result<ExitCode, Failure> {
+    let config = match load(args.config.as_ref()) {
+        Ok(config) => config,
+        Err(code) => return Ok(code),
+    };
+    if args.check {
+        print(&taugate::config::effective(&config));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let format = match config.telemetry.log {
+        taugate::config::telemetry::LogFormat::Pretty => Format::Pretty,
+        taugate::config::telemetry::LogFormat::Json => Format::Json,
+    };
+    start_logs(format, &config.telemetry.filter)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("control")
+        .enable_all()
+        .build()?;
+    let traces = runtime.block_on(async { start_traces() })?;
+    let ended = runtime.block_on(run_gateway(config));
+    traces.shutdown();
+    ended
+}
+
+async fn run_gateway(config: Config) -> Result<ExitCode, Failure> {
+    for mark in config.development_marks() {
+        tracing::warn!(%mark, "DEVELOPMENT");
+    }
+    let gateway = Gateway::start(Arc::new(config), Arc::new(SystemClock)).await?;
+    let at = gateway.addresses();
+    tracing::info!(public = %at.public, peer = %at.peer, admin = %at.admin, hotkey = %gateway.hotkey(), "ready");
+    let broken = gateway.broken();
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        ended = tokio::signal::ctrl_c() => ended?,
+        () = broken.cancelled() => {
+            tracing::error!("the books are broken: ending at once, so that nothing more is booked wrongly");
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    tokio::select! {
+        ended = gateway.stop() => ended?,
+        _ = terminate.recv() => {
+            tracing::warn!("a second signal: ending at once");
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    tracing::info!("ended");
+    Ok(ExitCode::SUCCESS)
+}
+
+// --- keys ---
+
+fn key(args: KeyArgs) -> Result<ExitCode, Failure> {
+    let config = match load(args.config.as_ref()) {
+        Ok(config) => config,
+        Err(code) => return Ok(code),
+    };
+    let clock = Arc::new(SystemClock);
+    let settings = SqliteSettings {
+        grace: config.period.grace,
+        ..SqliteSettings::default()
+    };
+    let length = config.period.length;
+    let store = SqliteStore::open(
+        &config.store.path,
+        settings,
+        Arc::clone(&clock) as _,
+        length,
+    )?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let now_ms = clock.unix_ms();
+    runtime.block_on(async move {
+        match args.command {
+            KeyCommand::Create {
+                name,
+                tasks,
+                check,
+                days,
+            } => {
+                let tasks: Vec<_> = tasks.into_iter().map(Arc::from).collect();
+                let expires_ms =
+                    days.map(|days| now_ms.saturating_add(days.saturating_mul(86_400_000)));
+                let tasks = Some(tasks).filter(|tasks| !tasks.is_empty());
+                let key = NewKey::make(
+                    "live",
+                    KeyGrant {
+                        name,
+                        tasks,
+                        check,
+                        expires_ms,
+                    },
+                    now_ms,
+                )?;
+                store.put_key(key.stored.clone()).await?;
+                print(key.text());
+            }
+            KeyCommand::List => {
+                for key in store.keys().await? {
+                    let state = if key.revoked_ms.is_some() {
+                        "revoked"
+                    } else {
+                        "active"
+                    };
+                    print(&format!("{}  {state}  {}", key.public_id, key.name));
+                }
+            }
+            KeyCommand::Revoke { public_id } => {
+                if !store
+                    .revoke_key(Arc::from(public_id.as_str()), now_ms)
+                    .await?
+                {
+                    complain("there is no key of that public id");
+                    return Ok(ExitCode::FAILURE);
+                }
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}

@@ -14,8 +14,6 @@ use super::record::{Attempt, Record};
 /// Which traces are kept.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TraceSettings {
-    /// Whether traces are exported at all.
-    pub enabled: bool,
     /// Part of the good and quick calls that are kept, 0 to 1.
     pub ratio: f64,
     /// A call that took longer is always kept.
@@ -30,7 +28,7 @@ impl TraceSettings {
     pub fn keeps(&self, record: &Record, finish: Finish) -> bool {
         let good = finish == Finish::Attempt(Outcome::Good) && record.attempts.len() == 1;
         let quick = record.admitted_at.elapsed() < self.slow;
-        self.enabled && (!good || !quick || by_ratio(record.id.call, self.ratio))
+        !good || !quick || by_ratio(record.id.call, self.ratio)
     }
 }
 

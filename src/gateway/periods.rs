@@ -38,7 +38,10 @@ pub(super) async fn run(books: Arc<Books>, registry: Arc<Registry>, stop: Cancel
             opened = Some(next);
         }
         books.close_past().await;
-        let pause = books.period_rest().min(LOOK_EVERY).max(Duration::from_millis(1));
+        let pause = books
+            .period_rest()
+            .min(LOOK_EVERY)
+            .max(Duration::from_millis(1));
         tokio::select! {
             () = stop.cancelled() => {}
             () = tokio::time::sleep(pause) => {}
@@ -53,5 +56,6 @@ async fn open(books: &Books, registry: &Registry, period: Period) -> bool {
         return false;
     }
     books.fetch_ahead(period).await;
+    books.expect(period, &registry.wanted());
     true
 }

@@ -19,7 +19,13 @@ const EVERY: Duration = Duration::from_secs(1);
 pub(super) async fn run(calls: Arc<Calls>, stop: CancellationToken) {
     let mut changed = calls.registry.subscribe();
     let mut tick = tokio::time::interval(EVERY);
+    let mut period = calls.books.table().period();
     loop {
+        let current = calls.books.table().period();
+        if current != period {
+            period = current;
+            calls.vitals.turn();
+        }
         look(&calls);
         tokio::select! {
             () = stop.cancelled() => return,
@@ -34,7 +40,10 @@ pub(super) async fn run(calls: Arc<Calls>, stop: CancellationToken) {
 fn look(calls: &Calls) {
     let snapshot = calls.registry.snapshot();
     let table = calls.books.table();
-    calls.router.rebuild(&snapshot, table.as_ref(), &calls.vitals, calls.now_ms());
+    calls.books.expect(table.period(), &calls.registry.wanted());
+    calls
+        .router
+        .rebuild(&snapshot, table.as_ref(), &calls.vitals, calls.now_ms());
     let left: HashMap<_, _> = snapshot
         .markets
         .iter()
@@ -45,14 +54,29 @@ fn look(calls: &Calls) {
     for divergence in &divergences {
         tracing::error!(?divergence, "the books diverge");
     }
-    calls.instruments.upkeep(&divergences, calls.books.pending(), calls.waiting.len());
+    let units = divergences
+        .iter()
+        .map(|one| one.granted.get().abs_diff(one.found.get()))
+        .sum();
+    calls.instruments.upkeep(
+        Units::new(units),
+        calls.books.pending(),
+        calls.waiting.len(),
+    );
 }
 
 fn capacity_left(market: &Market, table: &Table) -> CapacityLeft {
     let all: Units = market.offers.iter().map(|offer| offer.allotment).sum();
     // What an engine was not asked for yet is not in the table: what was spent is.
-    let spent = |cell| table.posted_total(cell).saturating_add(table.reserved(cell));
-    let left = market.offers.iter().map(|offer| offer.allotment.saturating_sub(spent(offer.cell)));
+    let spent = |cell| {
+        table
+            .posted_total(cell)
+            .saturating_add(table.reserved(cell))
+    };
+    let left = market
+        .offers
+        .iter()
+        .map(|offer| offer.allotment.saturating_sub(spent(offer.cell)));
     let left: Units = left.sum();
     if left.is_zero() {
         CapacityLeft::None

@@ -92,7 +92,7 @@ mod tests {
     fn an_answer_ends_at_its_bound_or_before_a_stop_text() {
         let answer = |length, bound, stop: &[&str]| {
             let stop: Vec<_> = stop.iter().map(|&stop| stop.to_owned()).collect();
-            super::answer(&mut StdRng::seed_from_u64(7), length, bound, &stop)
+            answer(&mut StdRng::seed_from_u64(7), length, bound, &stop)
         };
         let whole = answer(60, 100, &[]);
         assert_eq!((whole.tokens.len(), whole.finish), (60, FinishReason::Stop));

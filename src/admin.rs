@@ -1,0 +1,152 @@
+//! What operators and probes ask over HTTP: metrics, liveness, readiness.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use taugate_ledger::units::Units;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::call::Calls;
+use crate::registry::snapshot::Offer;
+use crate::telemetry::Instruments;
+use crate::telemetry::instruments::CellLabels;
+
+/// What the admin listener shows.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    instruments: Arc<Instruments>,
+    calls: Arc<Calls>,
+}
+
+/// Requests that wait at once; scrapes are few.
+const CONNECTIONS_MAX: usize = 64;
+
+// === impl Admin ===
+
+impl Admin {
+    /// Shows these.
+    #[must_use]
+    pub fn new(instruments: &Arc<Instruments>, calls: &Arc<Calls>) -> Self {
+        Self {
+            instruments: Arc::clone(instruments),
+            calls: Arc::clone(calls),
+        }
+    }
+
+    fn answer(&self, method: &Method, path: &str) -> (StatusCode, &'static str, String) {
+        const TEXT: &str = "text/plain; charset=utf-8";
+        const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        if method != Method::GET {
+            return (
+                StatusCode::METHOD_NOT_ALLOWED,
+                TEXT,
+                "only GET\n".to_owned(),
+            );
+        }
+        match path {
+            "/metrics" => {
+                self.read_cells();
+                (StatusCode::OK, METRICS, self.instruments.text())
+            }
+            "/health" => (StatusCode::OK, TEXT, "alive\n".to_owned()),
+            "/ready" if self.is_ready() => (StatusCode::OK, TEXT, "ready\n".to_owned()),
+            "/ready" => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                TEXT,
+                "not ready\n".to_owned(),
+            ),
+            _ => {
+                let paths = "there are /metrics, /health and /ready\n".to_owned();
+                (StatusCode::NOT_FOUND, TEXT, paths)
+            }
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        !self.calls.running.is_closed() && !self.calls.books.broken().is_cancelled()
+    }
+
+    /// Cells are read when they are asked for, not kept a second time.
+    fn read_cells(&self) {
+        let snapshot = self.calls.registry.snapshot();
+        let table = self.calls.books.table();
+        let words = |task: &str, offer: &Offer| {
+            let cell = offer.cell;
+            let states: [(&'static str, Units); 6] = [
+                ("declared", offer.declared),
+                ("allotted", offer.allotment),
+                ("granted", table.granted(cell)),
+                ("reserved", table.reserved(cell)),
+                ("posted", table.posted_total(cell)),
+                ("free", table.free(cell)),
+            ];
+            let (miner, task) = (offer.miner.number, task.to_owned());
+            states.map(|(state, units)| {
+                (
+                    CellLabels {
+                        miner,
+                        task: task.clone(),
+                        state,
+                    },
+                    units,
+                )
+            })
+        };
+        let offers = snapshot
+            .markets
+            .iter()
+            .flat_map(|(task, market)| market.offers.iter().map(move |offer| (task, offer)));
+        self.instruments
+            .cells(offers.flat_map(|(task, offer)| words(task, offer)));
+    }
+}
+
+/// Serves until `stop`.
+pub async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken) {
+    let connections = TaskTracker::new();
+    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+        let Ok((stream, _)) = accepted else {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            continue;
+        };
+        if connections.len() >= CONNECTIONS_MAX {
+            continue;
+        }
+        let (admin, stop) = (admin.clone(), stop.clone());
+        connections.spawn(async move {
+            let service = service_fn(move |request| respond(admin.clone(), request));
+            let serving = hyper::server::conn::http1::Builder::new()
+                .timer(hyper_util::rt::TokioTimer::new())
+                .header_read_timeout(std::time::Duration::from_secs(5))
+                .serve_connection(TokioIo::new(stream), service);
+            if let Some(Err(error)) = stop.run_until_cancelled(serving).await {
+                tracing::debug!(%error, "an admin connection ended");
+            }
+        });
+    }
+    connections.close();
+    connections.wait().await;
+}
+
+#[expect(clippy::unused_async, reason = "hyper takes futures")]
+async fn respond(
+    admin: Admin,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (status, kind, text) = admin.answer(request.method(), request.uri().path());
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(
+        http::header::CONTENT_TYPE,
+        http::HeaderValue::from_static(kind),
+    );
+    Ok(response)
+}

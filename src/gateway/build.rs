@@ -1,0 +1,344 @@
+//! How a gateway is put together, from the store up to the doors.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+use tonic_health::server::HealthReporter;
+use tower::Layer as _;
+use tower::retry::budget::TpsBudget;
+
+use super::receipts::StoreReceipts;
+use super::{Addresses, Gateway, StartError, Stops};
+use crate::books::{Books, BooksSettings};
+use crate::call::trace::TraceSettings;
+use crate::call::waiting::Waiting;
+use crate::call::{CallSettings, Calls};
+use crate::clock::SharedClock;
+use crate::config::Config;
+use crate::config::routing::Policy as ConfiguredPolicy;
+use crate::front_door::capacity::Capacity;
+use crate::front_door::gate::Gate;
+use crate::front_door::inference::Inference;
+use crate::front_door::listener::{DoorSettings, Shards, bind};
+use crate::front_door::signed::Signed;
+use crate::front_door::tls::Tls;
+use crate::identity::api_key::KeyStore as _;
+use crate::identity::call::CallVerifier;
+use crate::identity::hotkey::{Hotkey, Keypair};
+use crate::identity::key_ring::KeyRing;
+use crate::identity::nonce::NonceStore;
+use crate::miner_client::{Pool, PoolSettings};
+use crate::proto::PUBLIC_DESCRIPTORS;
+use crate::proto::v1::capacity_service_server::CapacityServiceServer;
+use crate::proto::v1::inference_service_server::InferenceServiceServer;
+use crate::registry::declaration::DeclarationStore;
+use crate::registry::share::Share;
+use crate::registry::{Registry, RegistrySettings};
+use crate::routing::{Policy, Router, Vitals};
+use crate::store::sqlite::{SqliteSettings, SqliteStore};
+use crate::telemetry::Instruments;
+
+/// What health speaks of: the whole, and each public service.
+pub(super) const SERVICES: [&str; 2] = ["", "taugate.v1.InferenceService"];
+
+/// A gateway without its doors.
+#[derive(Debug)]
+pub struct Parts {
+    hotkey: Hotkey,
+    clock: SharedClock,
+    store: Arc<SqliteStore>,
+    books: Arc<Books>,
+    registry: Arc<Registry>,
+    calls: Arc<Calls>,
+    keys: Arc<KeyRing>,
+    instruments: Arc<Instruments>,
+    stops: Stops,
+}
+
+// === impl Parts ===
+
+impl Parts {
+    /// Opens the store and puts everything on top of it, up to the calls.
+    pub(super) async fn assemble(
+        config: &Arc<Config>,
+        clock: SharedClock,
+    ) -> Result<Self, StartError> {
+        let length = config.period.length;
+        let settings = SqliteSettings {
+            grace: config.period.grace,
+            retention_periods: config.store.retention_periods,
+            ..SqliteSettings::default()
+        };
+        let store = SqliteStore::open(&config.store.path, settings, Arc::clone(&clock), length)?;
+        let store = Arc::new(store);
+        let hotkey = hotkey(config)?;
+        let incarnation = store.new_incarnation(&hotkey.to_string()).await?;
+        let declarations = Arc::clone(&store) as Arc<dyn DeclarationStore>;
+        let tasks = Arc::clone(&config.tasks);
+        let registered = registry_settings(config)?;
+        let registry =
+            Registry::open(registered, tasks, declarations, Arc::clone(&clock), length).await?;
+        let books_settings = BooksSettings {
+            journal_slots: config.store.journal_slots,
+            ..BooksSettings::default()
+        };
+        let engine = Arc::clone(&store) as _;
+        let books = Books::new(
+            books_settings,
+            incarnation,
+            length,
+            Arc::clone(&clock),
+            engine,
+        );
+        let period = books.table().period();
+        registry.open_period(period).await?;
+        books.expect(period, &registry.wanted());
+        let keys = Arc::new(KeyRing::default());
+        keys.replace(store.keys().await?);
+        let instruments = Arc::new(Instruments::new());
+        let stops = Stops::default();
+        let calls = Arc::new(calls(config, &books, &registry, &instruments, &stops));
+        Ok(Self {
+            hotkey,
+            clock,
+            store,
+            books,
+            registry,
+            calls,
+            keys,
+            instruments,
+            stops,
+        })
+    }
+}
+
+fn hotkey(config: &Config) -> Result<Hotkey, StartError> {
+    Ok(match &config.gateway.hotkey_file {
+        Some(file) => Keypair::load(file)?.hotkey(),
+        // Known to everyone, and said so at start: it signs nothing that counts.
+        None => Keypair::from_secret("//taugate-development")?.hotkey(),
+    })
+}
+
+fn registry_settings(config: &Config) -> Result<RegistrySettings, StartError> {
+    let registered = config.registry.hotkeys.iter().map(|text| {
+        text.parse::<Hotkey>()
+            .map_err(|_| StartError::Registered(text.clone()))
+    });
+    let share = config.gateway.share;
+    Ok(RegistrySettings {
+        network: Arc::clone(&config.gateway.network),
+        share: Share::new(share.parts(), share.of()).unwrap_or(Share::WHOLE),
+        open_registration: config.registry.open_registration,
+        hotkeys: registered.collect::<Result<BTreeSet<_>, _>>()?,
+        open_tasks: config.registry.open_tasks,
+        miners_max: config.registry.miners_max,
+    })
+}
+
+fn calls(
+    config: &Config,
+    books: &Arc<Books>,
+    registry: &Arc<Registry>,
+    instruments: &Arc<Instruments>,
+    stops: &Stops,
+) -> Calls {
+    let limits = &config.limits;
+    let policy = match config.routing.policy {
+        ConfiguredPolicy::TwoChoices => Policy::TwoChoices,
+        ConfiguredPolicy::Random => Policy::Random,
+        ConfiguredPolicy::RoundRobin => Policy::RoundRobin,
+    };
+    // At least ten retries a second, so that a quiet gateway can retry at all.
+    #[expect(clippy::cast_possible_truncation, reason = "a configured part of one")]
+    let retries = TpsBudget::new(Duration::from_secs(10), 10, limits.retry_budget as f32);
+    Calls {
+        books: Arc::clone(books),
+        registry: Arc::clone(registry),
+        router: Arc::new(Router::new(policy, books.incarnation().0)),
+        vitals: Arc::new(Vitals::default()),
+        instruments: Arc::clone(instruments),
+        settings: CallSettings {
+            wait: limits.wait,
+            waiting_max: limits.waiting_per_task_max,
+            attempts_max: limits.attempts_max as usize,
+            progress_every: limits.progress,
+            slow_consumer: limits.slow_consumer,
+            record_wait: config.store.record_wait,
+            ..CallSettings::default()
+        },
+        trace: TraceSettings {
+            ratio: config.telemetry.trace_ratio,
+            slow: config.telemetry.trace_slow,
+        },
+        waiting: Waiting::new(limits.waiting_per_task_max),
+        retries,
+        capacity: ArcSwap::default(),
+        running: TaskTracker::new(),
+        cut: stops.cut.clone(),
+        epoch: Instant::now(),
+    }
+}
+
+/// Binds the listeners and starts to serve; health says NOT_SERVING until the rest runs.
+pub(super) async fn open_doors(config: Arc<Config>, parts: Parts) -> Result<Gateway, StartError> {
+    let (public, public_at) = listen(config.listen.public).await?;
+    let (peer, peer_at) = listen(config.listen.peer).await?;
+    let (admin, admin_at) = listen(config.listen.admin).await?;
+    let tls = match (&config.listen.cert_file, &config.listen.key_file) {
+        (Some(cert), Some(key)) => Some(Tls::load(cert.clone(), key.clone())?),
+        (None | Some(_), _) => None,
+    };
+    let (health, health_service) = tonic_health::server::health_reporter();
+    for service in SERVICES {
+        health
+            .set_service_status(service, tonic_health::ServingStatus::NotServing)
+            .await;
+    }
+    let routes = public_routes(&parts, &config, health_service)?;
+    let tasks = TaskTracker::new();
+    let settings = door_settings(&config);
+    let tokens = (&parts.stops.accept, &parts.stops.cut);
+    let shards = Shards::start(
+        shards(&config),
+        settings,
+        &parts.instruments,
+        tokens,
+        routes,
+    );
+    let shards = Arc::new(shards.map_err(StartError::Shard)?);
+    let peers = Shards::start(1, settings, &parts.instruments, tokens, peer_routes(&parts));
+    let peers = Arc::new(peers.map_err(StartError::Shard)?);
+    for (door, listener) in [(&shards, public), (&peers, peer)] {
+        let (door, tls, stop) = (Arc::clone(door), tls.clone(), parts.stops.accept.clone());
+        tasks.spawn(async move { door.accept(listener, tls, stop).await });
+    }
+    let admin_state = crate::admin::Admin::new(&parts.instruments, &parts.calls);
+    tasks.spawn(crate::admin::serve(
+        admin,
+        admin_state,
+        parts.stops.control.clone(),
+    ));
+    let addresses = Addresses {
+        public: public_at,
+        peer: peer_at,
+        admin: admin_at,
+    };
+    Ok(finish(
+        config,
+        parts,
+        (addresses, health),
+        (vec![shards, peers], tasks),
+    ))
+}
+
+fn finish(
+    config: Arc<Config>,
+    parts: Parts,
+    (addresses, health): (Addresses, HealthReporter),
+    (doors, tasks): (Vec<Arc<Shards>>, TaskTracker),
+) -> Gateway {
+    Gateway {
+        config,
+        addresses,
+        hotkey: parts.hotkey,
+        store: parts.store,
+        books: parts.books,
+        registry: parts.registry,
+        calls: parts.calls,
+        instruments: parts.instruments,
+        health,
+        doors,
+        tasks,
+        stops: parts.stops,
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |error| StartError::Listen { address, error };
+    let listener = bind(address).await.map_err(failed)?;
+    let at = listener.local_addr().map_err(failed)?;
+    Ok((listener, at))
+}
+
+/// One shard a core, unless configured.
+fn shards(config: &Config) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    config.gateway.shards.unwrap_or(cores)
+}
+
+fn door_settings(config: &Config) -> DoorSettings {
+    DoorSettings {
+        connections_max: config.limits.connections_max,
+        streams_max: config.limits.streams_per_connection_max,
+        handshake: config.limits.handshake,
+        header_bytes_max: config.limits.header_bytes_max,
+        age: config.limits.connection_age,
+        keepalive: config.limits.keepalive,
+        keepalive_timeout: config.limits.keepalive_timeout,
+    }
+}
+
+/// Makes a shard's public service: the gate in front, so that nothing runs for a request
+/// that is not let in; behind it inference, health and reflection.
+fn public_routes<H>(
+    parts: &Parts,
+    config: &Config,
+    health: tonic_health::pb::health_server::HealthServer<H>,
+) -> Result<impl Fn() -> crate::front_door::gate::Gated<Routes> + Clone + Send + 'static, StartError>
+where
+    H: tonic_health::pb::health_server::Health,
+{
+    let descriptors = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(PUBLIC_DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let (reflection, older) = (descriptors().build_v1()?, descriptors().build_v1alpha()?);
+    let gate = Gate::new(
+        Arc::clone(&parts.keys),
+        config.keys.required,
+        Arc::clone(&parts.clock),
+    );
+    let (calls, store) = (Arc::clone(&parts.calls), Arc::clone(&parts.store));
+    let decode_max = config.limits.image_request_bytes_max;
+    Ok(move || {
+        // Each shard has its own connections to miners.
+        let pool = Arc::new(Pool::new(PoolSettings::default()));
+        let receipts = Arc::new(StoreReceipts(Arc::clone(&store)));
+        let inference = Inference::new(Arc::clone(&calls), pool, receipts);
+        let inference =
+            InferenceServiceServer::new(inference).max_decoding_message_size(decode_max);
+        let routes = Routes::new(inference)
+            .add_service(health.clone())
+            .add_service(reflection.clone())
+            .add_service(older.clone());
+        gate.layer(routes)
+    })
+}
+
+/// Makes the peer service: signatures in front, capacity behind.
+fn peer_routes(
+    parts: &Parts,
+) -> impl Fn() -> crate::front_door::signed::SignedService<Routes> + Clone + Send + 'static {
+    let nonces = Arc::clone(&parts.store) as Arc<dyn NonceStore>;
+    let signed = Signed::new(CallVerifier::new(
+        parts.hotkey,
+        Arc::clone(&parts.clock),
+        nonces,
+    ));
+    let capacity = Capacity::new(
+        parts.hotkey,
+        Arc::clone(&parts.books),
+        Arc::clone(&parts.registry),
+        parts.stops.accept.clone(),
+    );
+    move || signed.layer(Routes::new(CapacityServiceServer::new(capacity.clone())))
+}

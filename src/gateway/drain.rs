@@ -1,0 +1,59 @@
+//! The end of a gateway, in order: not ready, no new connections, streams to their end, cut,
+//! receipts durable, slices given back, incarnation closed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use taugate_ledger::engine::ExchangeError;
+
+use super::{Gateway, build};
+
+/// The longest that receipts are waited for once nothing runs.
+const SETTLE: Duration = Duration::from_secs(5);
+
+pub(super) async fn run(mut gateway: Gateway) -> Result<(), ExchangeError> {
+    let drain = gateway.config.drain;
+    gateway.instruments.draining.set(1);
+    for service in build::SERVICES {
+        let not = tonic_health::ServingStatus::NotServing;
+        gateway.health.set_service_status(service, not).await;
+    }
+    tracing::info!(delay_s = drain.delay.as_secs(), "draining");
+    // Load balancers in front need this long to notice.
+    tokio::time::sleep(drain.delay).await;
+    for service in build::SERVICES {
+        // Ends Watch streams, which would otherwise keep their connections open.
+        gateway.health.clear_service_status(service).await;
+    }
+    gateway.stops.accept.cancel();
+    gateway.calls.running.close();
+    if tokio::time::timeout(drain.deadline, gateway.calls.running.wait())
+        .await
+        .is_err()
+    {
+        tracing::warn!("streams are cut at the drain's deadline");
+    }
+    gateway.stops.cut.cancel();
+    gateway.calls.running.wait().await;
+    if !gateway.books.settle(SETTLE).await {
+        tracing::error!(
+            receipts = gateway.books.pending(),
+            "receipts were not durable in time"
+        );
+    }
+    gateway.stops.control.cancel();
+    gateway.tasks.close();
+    gateway.tasks.wait().await;
+    let closed = gateway.books.close().await;
+    let joined = tokio::task::spawn_blocking(move || {
+        for door in gateway.doors {
+            if let Ok(shards) = Arc::try_unwrap(door) {
+                shards.join();
+            }
+        }
+    });
+    if joined.await.is_err() {
+        tracing::error!("a shard did not end well");
+    }
+    closed
+}
