@@ -180,10 +180,11 @@ impl Books {
         Duration::from_millis(end.saturating_sub(self.clock.unix_ms()))
     }
 
-    /// A slot of the journal, if one is free.
+    /// A slot of the journal for one receipt of that period, if one is free. The period
+    /// stays open until it is used or dropped.
     #[must_use]
-    pub fn slot(&self) -> Option<Slot> {
-        self.journal.try_permit()
+    pub fn slot(&self, period: Period) -> Option<Slot> {
+        self.journal.try_permit(period)
     }
 
     /// Receipts that wait for the engine.

@@ -53,7 +53,15 @@ impl Books {
         match self.engine.append(ask).await {
             Ok(reply) => {
                 self.reachable.store(true, Ordering::Relaxed);
-                for (waiter, recorded) in self.journal.acked(period, reply.next_offset) {
+                let recorded = match self.journal.acked(period, reply.next_offset) {
+                    Ok(recorded) => recorded,
+                    Err(error) => {
+                        tracing::error!(%error, "the books are broken");
+                        self.broken.cancel();
+                        return false;
+                    }
+                };
+                for (waiter, recorded) in recorded {
                     // A call that stopped waiting has said `recorded = false`.
                     drop(waiter.send(recorded));
                 }

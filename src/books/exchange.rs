@@ -40,21 +40,27 @@ impl Books {
     pub async fn close_past(&self) {
         let current = self.tables.current().period();
         for period in self.tables.periods() {
-            if period >= current || self.journal.unacked(period) > 0 {
+            // A call that holds a slot may draw again: its period is left alone.
+            let receipts = self.journal.open(period) > 0 || self.journal.unacked(period) > 0;
+            if period >= current || receipts {
                 continue;
             }
             let Some(asks) = self.lender.retire(period) else {
                 continue;
             };
-            for ask in asks {
-                self.exchange(ask).await;
+            if !asks.is_empty() {
+                // Whether they arrived is seen the next time: then nothing is owed.
+                for ask in asks {
+                    self.exchange(ask).await;
+                }
+                continue;
             }
-            if self
-                .engine
-                .close_period(self.incarnation, period)
-                .await
-                .is_ok()
-            {
+            if !self.journal.seal(period) {
+                continue;
+            }
+            let closed = self.engine.close_period(self.incarnation, period).await;
+            if closed.is_ok() {
+                self.lender.forget(period);
                 self.tables.forget(period);
             }
         }

@@ -131,16 +131,15 @@ impl Guard {
         if delivered <= held.posted() || held.deliver(delivered).is_err() {
             return;
         }
-        let Some(slot) = self.calls.books.slot() else {
+        let Some(slot) = self.calls.books.slot(held.table().period()) else {
             return;
         };
         let units = held.post_part();
-        let (period, cells) = (held.table().period(), held.cells().to_vec());
+        let cells = held.cells().to_vec();
         if let Some(attempt) = self.record.attempts.last_mut() {
             attempt.units = units;
         }
         slot.send(
-            period,
             self.record
                 .receipt(Finish::Running, Quality::Partial, &cells),
             None,
@@ -173,7 +172,7 @@ impl Guard {
         let (waiter, durable) = oneshot::channel();
         self.record
             .observe(&self.calls.instruments, &self.calls.trace, ending.finish);
-        slot.send(self.record.id.period, receipt, Some(waiter));
+        slot.send(receipt, Some(waiter));
         Some(durable)
     }
 

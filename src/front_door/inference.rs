@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
 use taugate_ledger::ids::{Origin, RequestId};
+use taugate_ledger::period::Period;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
@@ -76,12 +77,12 @@ impl Inference {
         }
         let pinned = pinned(&request, &client, &snapshot)?;
         let order = admission::order(&task, request.payload.clone()).map_err(Refusal::Invalid)?;
-        let slot = self.slot()?;
         let books = &self.calls.books;
+        let table = books.table();
+        let slot = self.slot(table.period())?;
         let now = Instant::now();
         let latest = now + task.limits.total;
         let deadline = deadline.map_or(now + task.limits.default_deadline, Deadline::at);
-        let table = books.table();
         let id = books.next_call(table.period());
         let admitted = Admitted {
             id,
@@ -109,12 +110,12 @@ impl Inference {
     }
 
     /// A place for the receipt, taken before anything else is held.
-    fn slot(&self) -> Result<Slot, Refusal> {
+    fn slot(&self, period: Period) -> Result<Slot, Refusal> {
         let books = &self.calls.books;
         if self.calls.cut.is_cancelled() || books.broken().is_cancelled() {
             return Err(Refusal::Draining);
         }
-        match books.slot() {
+        match books.slot(period) {
             Some(slot) => Ok(slot),
             None if books.reachable() => Err(Refusal::Overloaded),
             None => Err(Refusal::EngineUnavailable),

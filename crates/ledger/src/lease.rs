@@ -228,10 +228,12 @@ impl Lender {
         }
         let mut asks = Vec::new();
         self.give_back(&table, leases, &mut asks);
-        if asks.is_empty() {
-            periods.remove(&period);
-        }
         Some(asks)
+    }
+
+    /// Forgets a period that was closed.
+    pub fn forget(&self, period: Period) {
+        self.periods.lock().remove(&period);
     }
 
     /// All that is free goes back: this incarnation stops.
