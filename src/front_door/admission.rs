@@ -171,10 +171,13 @@ fn tokens_default(task: &Task) -> u32 {
     u32::try_from(task.default_request.min(task.largest_request)).unwrap_or(u32::MAX)
 }
 
-/// `ceil(code points x factor / 4)`.
+/// `ceil(code points x factor / 4)`, in integers: the factor in millionths.
 fn prompt_units(chars: CharCount, factor: f64) -> Units {
-    let scaled = Units::new(chars.chars()).scaled(factor);
-    Units::new(scaled.get().div_ceil(4))
+    const MILLION: u64 = 1_000_000;
+    let millionths = Units::new(MILLION).scaled(factor).get();
+    let product = u128::from(chars.chars()) * u128::from(millionths);
+    let units = product.div_ceil(u128::from(MILLION) * 4);
+    Units::new(u64::try_from(units).unwrap_or(u64::MAX))
 }
 
 /// What a prompt measures.
@@ -379,4 +382,24 @@ fn check_bounds(faults: &mut Faults, chat: &v1::ChatPayload, task: &Task) {
         "chat.reasoning_effort",
         "must be at most 32 bytes",
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prompt_is_charged_by_its_factor_rounded_up_once() {
+        // N23.
+        let units = |text: &str, factor| {
+            let mut chars = CharCount::default();
+            chars.add(text);
+            prompt_units(chars, factor).get()
+        };
+        assert_eq!(units("hello", 0.1), 1);
+        assert_eq!(units(&"x".repeat(400), 0.1), 10);
+        assert_eq!(units(&"x".repeat(401), 0.1), 11);
+        assert_eq!(units("hello", 0.0), 0);
+        assert_eq!(units("hello", 1.0), 2);
+    }
 }

@@ -178,6 +178,13 @@ impl Router {
         self.plans.store(Arc::new(plans.collect()));
     }
 
+    /// Whether a cell can be chosen for a task.
+    #[must_use]
+    pub fn knows(&self, task: &str, cell: CellId) -> bool {
+        let plans = self.plans.load();
+        plans.get(task).is_some_and(|plan| plan.knows(cell))
+    }
+
     /// Candidates for a call of a task.
     pub fn choices<'a>(
         &'a self,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use taugate_ledger::ids::CellId;
 use taugate_ledger::units::Units;
 
 use super::choice::Balances;
@@ -77,6 +78,10 @@ impl Plan {
 
     pub(super) fn offer(&self, at: usize) -> Option<&Offer> {
         self.market.offers.get(at)
+    }
+
+    pub(super) fn knows(&self, cell: CellId) -> bool {
+        self.market.offers.iter().any(|offer| offer.cell == cell)
     }
 
     /// An entry by weight; `None` where nobody has any.

@@ -98,6 +98,13 @@ impl Vitals {
         drop(place);
     }
 
+    /// Forgets what was learned: everyone is as new, what is in flight stays counted.
+    pub fn forget(&self) {
+        for pulse in &self.cells {
+            pulse.forget();
+        }
+    }
+
     /// A new period begins: pace starts again.
     pub fn turn(&self) {
         for pulse in &self.cells {
@@ -157,6 +164,14 @@ impl Pulse {
     #[must_use]
     pub fn attempted(&self) -> Units {
         Units::new(self.attempted.load(Ordering::Relaxed))
+    }
+
+    fn forget(&self) {
+        self.latency.store(0, Ordering::Relaxed);
+        self.success.store(1.0_f64.to_bits(), Ordering::Relaxed);
+        self.ejected_until.store(0, Ordering::Relaxed);
+        self.concurrency.store(0, Ordering::Relaxed);
+        self.good_in_a_row.store(0, Ordering::Relaxed);
     }
 
     fn learn(&self, outcome: Outcome, sample: Sample, now_ms: u64) {

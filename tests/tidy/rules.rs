@@ -49,7 +49,7 @@ const WORDS: [&str; 7] = [
 ];
 
 /// Names that hold such a word because a standard or a library brings them.
-const BROUGHT: [&str; 14] = [
+const BROUGHT: [&str; 15] = [
     "CryptoProvider",
     "QuotaFailure",
     "QuotaViolation",
@@ -58,6 +58,7 @@ const BROUGHT: [&str; 14] = [
     "add_quota_failure_violation",
     "check_quota_failure",
     "default_provider",
+    "builder_with_provider",
     "get_details_quota_failure",
     "quota_failure",
     "set_tracer_provider",

@@ -22,11 +22,9 @@ use tonic::{Request, Response, Status};
 
 /// One thing a scripted miner does.
 #[derive(Clone, Debug)]
-pub enum Act {
+pub(crate) enum Act {
     /// Sends text.
     Say(String),
-    /// Sends a delta as it is.
-    Delta(v1::Delta),
     /// Waits.
     Pause(Duration),
     /// Waits until the gateway leaves.
@@ -45,8 +43,8 @@ pub enum Act {
 
 /// A miner that does what it is told.
 #[derive(Clone, Debug)]
-pub struct FakeMiner {
-    pub address: SocketAddr,
+pub(crate) struct FakeMiner {
+    pub(crate) address: SocketAddr,
     state: Arc<State>,
 }
 
@@ -65,7 +63,7 @@ struct Running(Arc<State>, bool);
 
 impl FakeMiner {
     /// Starts a miner that follows `script` on each call.
-    pub async fn start(script: Vec<Act>) -> Self {
+    pub(crate) async fn start(script: Vec<Act>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let state = Arc::new(State {
@@ -83,32 +81,32 @@ impl FakeMiner {
     }
 
     /// What a call does from now on.
-    pub fn script(&self, script: Vec<Act>) {
+    pub(crate) fn script(&self, script: Vec<Act>) {
         *self.state.script.lock() = script;
     }
 
     /// What a call does before its headers leave.
-    pub fn before_headers(&self, script: Vec<Act>) {
+    pub(crate) fn before_headers(&self, script: Vec<Act>) {
         *self.state.before_headers.lock() = script;
     }
 
     /// The requests that came.
-    pub fn seen(&self) -> Vec<v1::MinerGenerateRequest> {
+    pub(crate) fn seen(&self) -> Vec<v1::MinerGenerateRequest> {
         self.state.seen.lock().clone()
     }
 
     /// Calls that the gateway left before their end.
-    pub fn cancelled(&self) -> usize {
+    pub(crate) fn cancelled(&self) -> usize {
         self.state.cancelled.load(Ordering::SeqCst)
     }
 
     /// Calls that run.
-    pub fn running(&self) -> usize {
+    pub(crate) fn running(&self) -> usize {
         self.state.running.load(Ordering::SeqCst)
     }
 
     /// Drops every connection.
-    pub fn die(&self) {
+    pub(crate) fn die(&self) {
         std::mem::take(&mut *self.state.dead.lock()).cancel();
     }
 
@@ -155,7 +153,8 @@ impl MinerService for FakeMiner {
         self.state.seen.lock().push(request.into_inner());
         self.state.running.fetch_add(1, Ordering::SeqCst);
         let mut running = Running(Arc::clone(&self.state), false);
-        for act in self.state.before_headers.lock().clone() {
+        let before = self.state.before_headers.lock().clone();
+        for act in before {
             match act {
                 Act::Pause(pause) => tokio::time::sleep(pause).await,
                 Act::Hang => std::future::pending::<()>().await,
@@ -163,7 +162,9 @@ impl MinerService for FakeMiner {
                     running.1 = true;
                     return Err(Status::new(code, text));
                 }
-                other => panic!("{other:?} cannot come before headers"),
+                Act::Say(_) | Act::Complete(_) | Act::Lie | Act::End | Act::Die => {
+                    panic!("cannot come before headers")
+                }
             }
         }
         let (sender, receiver) = mpsc::channel(64);
@@ -180,11 +181,10 @@ async fn perform(miner: FakeMiner, script: Vec<Act>, sender: Sender, mut running
     for act in script {
         let sent = match act {
             Act::Say(content) => {
-                let delta = v1::Delta { content, ..v1::Delta::default() };
-                digests.add(&delta);
-                send(&sender, Event::Delta(delta)).await
-            }
-            Act::Delta(delta) => {
+                let delta = v1::Delta {
+                    content,
+                    ..v1::Delta::default()
+                };
                 digests.add(&delta);
                 send(&sender, Event::Delta(delta)).await
             }
@@ -200,7 +200,11 @@ async fn perform(miner: FakeMiner, script: Vec<Act>, sender: Sender, mut running
             }
             Act::Complete(tokens) => {
                 running.1 = true;
-                send(&sender, Event::Completed(completed(digests.clone(), tokens))).await
+                send(
+                    &sender,
+                    Event::Completed(completed(digests.clone(), tokens)),
+                )
+                .await
             }
             Act::Lie => {
                 running.1 = true;
@@ -229,13 +233,22 @@ async fn perform(miner: FakeMiner, script: Vec<Act>, sender: Sender, mut running
 }
 
 async fn send(sender: &Sender, event: Event) -> bool {
-    sender.send(Ok(v1::MinerGenerateResponse { event: Some(event) })).await.is_ok()
+    sender
+        .send(Ok(v1::MinerGenerateResponse { event: Some(event) }))
+        .await
+        .is_ok()
 }
 
 fn completed(digests: ChoiceDigests, tokens: u64) -> v1::MinerCompleted {
     v1::MinerCompleted {
-        choices: vec![v1::ChoiceEnd { choice: 0, finish_reason: v1::FinishReason::Stop.into() }],
+        choices: vec![v1::ChoiceEnd {
+            choice: 0,
+            finish_reason: v1::FinishReason::Stop.into(),
+        }],
         digests: digests.finish(),
-        claimed: Some(v1::ClaimedTokens { completion: Some(tokens), ..Default::default() }),
+        claimed: Some(v1::ClaimedTokens {
+            completion: Some(tokens),
+            ..Default::default()
+        }),
     }
 }

@@ -1,0 +1,237 @@
+//! The path of a chat.
+
+use std::time::Duration;
+
+use taugate::proto::v1;
+use taugate_ledger::units::Units;
+
+use crate::support::miner::{Act, FakeMiner};
+use crate::support::{TASK, TestGateway, chat};
+
+fn hello() -> Vec<Act> {
+    vec![
+        Act::Say("Grüße, ".into()),
+        Act::Say("Welt!".into()),
+        Act::Complete(3),
+    ]
+}
+
+#[tokio::test]
+async fn an_answer_is_delivered_booked_and_its_receipt_durable() {
+    let miner = FakeMiner::start(hello()).await;
+    let gateway = TestGateway::start().await;
+    gateway.declare("//One", &miner, 100_000, 4).await;
+    let heard = gateway.ask(chat("hello")).await;
+    let completed = heard.completed.expect("a whole answer");
+    assert_eq!(heard.text, "Grüße, Welt!");
+    assert!(completed.recorded);
+    let usage = completed.usage.expect("usage");
+    // 12 code points / 4, and 5 x 0.1 of the prompt rounded up.
+    assert_eq!(usage.units, 3 + usage.prompt_units);
+    assert_eq!(gateway.posted().await, usage.units);
+    let id = heard.started.expect("started").request_id;
+    let request = v1::GetReceiptRequest { request_id: id };
+    let receipt = gateway
+        .client()
+        .await
+        .get_receipt(request)
+        .await
+        .expect("the receipt");
+    let receipt = receipt.into_inner().receipt.expect("a receipt");
+    assert_eq!(
+        (receipt.units, receipt.outcome()),
+        (usage.units, v1::Outcome::Good)
+    );
+}
+
+#[tokio::test]
+async fn the_same_text_costs_the_same_in_one_chunk_or_a_thousand() {
+    // N11.
+    let text = "x".repeat(1001);
+    let whole = vec![Act::Say(text.clone()), Act::Complete(1)];
+    let mut cut: Vec<_> = text.chars().map(|c| Act::Say(c.to_string())).collect();
+    cut.push(Act::Complete(1));
+    let mut units = Vec::new();
+    for script in [whole, cut] {
+        let miner = FakeMiner::start(script).await;
+        let gateway = TestGateway::start().await;
+        gateway.declare("//One", &miner, 100_000, 4).await;
+        let mut request = chat("hi");
+        let Some(v1::generate_request::Payload::Chat(chat)) = &mut request.payload else {
+            panic!("a chat");
+        };
+        chat.max_tokens = Some(512);
+        let heard = gateway.ask(request).await;
+        units.push(heard.completed.expect("whole").usage.expect("usage").units);
+    }
+    assert_eq!(units[0], units[1]);
+    assert_eq!(units[0], 251 + 1);
+}
+
+#[tokio::test]
+async fn the_whole_answer_at_once_is_the_fold_of_the_stream() {
+    let miner = FakeMiner::start(hello()).await;
+    let gateway = TestGateway::start().await;
+    gateway.declare("//One", &miner, 100_000, 4).await;
+    let answer = gateway
+        .client()
+        .await
+        .generate(chat("hello"))
+        .await
+        .expect("an answer");
+    let answer = answer.into_inner();
+    assert_eq!(answer.choices[0].content, "Grüße, Welt!");
+    assert_eq!(answer.choices[0].finish_reason(), v1::FinishReason::Stop);
+    assert!(answer.recorded);
+    assert_eq!(gateway.posted().await, answer.usage.expect("usage").units);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_cancels_its_miner_and_pays_for_what_it_got() {
+    // N3, N5; P4.
+    let miner = FakeMiner::start(vec![Act::Say("x".repeat(40)), Act::Hang]).await;
+    let gateway = TestGateway::start().await;
+    gateway.declare("//One", &miner, 100_000, 4).await;
+    let mut client = gateway.client().await;
+    let response = client
+        .stream_generate(chat("hello"))
+        .await
+        .expect("a stream");
+    let mut events = response.into_inner();
+    while let Some(event) = events.message().await.expect("an event") {
+        if matches!(
+            event.event,
+            Some(v1::stream_generate_response::Event::Delta(_))
+        ) {
+            break;
+        }
+    }
+    drop((events, client));
+    gateway
+        .until("the miner is cancelled", || miner.cancelled() == 1)
+        .await;
+    assert_eq!(gateway.posted().await, 10 + 1);
+}
+
+#[tokio::test]
+async fn five_hundred_calls_never_spend_more_than_the_allotment() {
+    // N1, N2; P1.
+    let miner = FakeMiner::start(vec![Act::Say("x".repeat(240)), Act::Complete(1)]).await;
+    let gateway = TestGateway::start().await;
+    // Room for ten of 81 reserved units.
+    gateway.declare("//One", &miner, 815, 1000).await;
+    let mut asking = tokio::task::JoinSet::new();
+    let mut client = gateway.client().await;
+    for _ in 0..100 {
+        let mut client = client.clone();
+        asking.spawn(async move {
+            let mut events = client.stream_generate(chat("hi")).await?.into_inner();
+            while events.message().await?.is_some() {}
+            Ok::<(), tonic::Status>(())
+        });
+    }
+    let mut refused = 0;
+    while let Some(ended) = asking.join_next().await {
+        if let Err(status) = ended.expect("no panic") {
+            assert_eq!(status.code(), tonic::Code::ResourceExhausted, "{status:?}");
+            refused += 1;
+        }
+    }
+    assert!(refused > 0);
+    assert!(gateway.posted().await <= 815);
+    drop(client.list_tasks(v1::ListTasksRequest {}).await);
+}
+
+#[tokio::test]
+async fn a_busy_miner_is_passed_over_and_not_blamed() {
+    // N7, N8.
+    let busy = FakeMiner::start(hello()).await;
+    busy.before_headers(vec![Act::Fail(
+        tonic::Code::ResourceExhausted,
+        "429".into(),
+    )]);
+    let free = FakeMiner::start(hello()).await;
+    let gateway = TestGateway::start().await;
+    gateway.declare("//Busy", &busy, 100_000, 4).await;
+    gateway.declare("//Free", &free, 100_000, 4).await;
+    for _ in 0..20 {
+        let heard = gateway.ask(chat("hello")).await;
+        assert!(heard.completed.is_some(), "{heard:?}");
+    }
+    let hotkeys = gateway.gateway.registry().snapshot();
+    let offers = &hotkeys.markets[TASK].offers;
+    for offer in offers {
+        let pulse = gateway.gateway.calls().vitals.pulse(offer.cell);
+        assert!(
+            (pulse.success() - 1.0).abs() < 1e-9,
+            "back-pressure is no failure"
+        );
+    }
+    assert_eq!(free.seen().len(), 20);
+}
+
+#[tokio::test]
+async fn a_call_that_finds_every_miner_busy_waits_for_one() {
+    // N29.
+    let miner = FakeMiner::start(vec![
+        Act::Say("one".into()),
+        Act::Pause(Duration::from_millis(300)),
+        Act::Complete(1),
+    ])
+    .await;
+    let gateway = TestGateway::start().await;
+    gateway.declare("//One", &miner, 100_000, 1).await;
+    let (first, second) = tokio::join!(gateway.ask(chat("a")), gateway.ask(chat("b")));
+    assert!(first.completed.is_some() && second.completed.is_some());
+    assert_eq!(gateway.gateway.calls().waiting.len(), 0);
+}
+
+#[tokio::test]
+async fn fields_reach_the_miner_unchanged() {
+    // N22.
+    let miner = FakeMiner::start(hello()).await;
+    let gateway = TestGateway::start().await;
+    gateway.declare("//One", &miner, 100_000, 4).await;
+    let mut request = chat("hello");
+    let sampling = v1::Sampling {
+        temperature: Some(0.3),
+        seed: Some(-7),
+        top_k: Some(11),
+        min_p: Some(0.05),
+        ..v1::Sampling::default()
+    };
+    if let Some(v1::generate_request::Payload::Chat(chat)) = &mut request.payload {
+        chat.sampling = Some(sampling);
+        chat.stop = vec!["END".into()];
+    }
+    let asked = request.payload.clone();
+    gateway.ask(request).await;
+    let seen = miner.seen().remove(0);
+    let Some(v1::generate_request::Payload::Chat(asked)) = asked else {
+        panic!("a chat")
+    };
+    let Some(v1::miner_generate_request::Payload::Chat(got)) = seen.payload else {
+        panic!("a chat");
+    };
+    assert_eq!(got, asked);
+}
+
+#[tokio::test]
+async fn an_answer_that_outgrows_its_cell_ends_with_length() {
+    let miner = FakeMiner::start(vec![Act::Say("x".repeat(4000)), Act::Complete(1)]).await;
+    let gateway = TestGateway::start().await;
+    gateway.declare("//One", &miner, 90, 4).await;
+    let heard = gateway.ask(chat("hi")).await;
+    let completed = heard.completed.expect("an answer");
+    assert_eq!(
+        completed.choices[0].finish_reason(),
+        v1::FinishReason::Length
+    );
+    let posted = gateway.posted().await;
+    assert!(posted <= 90, "{posted}");
+    assert_eq!(
+        Units::new(posted).get(),
+        completed.usage.expect("usage").units
+    );
+    assert_eq!(heard.text.chars().count() as u64, (posted - 1) * 4);
+}

@@ -1,0 +1,6 @@
+//! What a call promises, over real sockets, with scripted miners.
+#![expect(clippy::disallowed_methods, reason = "each test ends its own tasks")]
+
+mod abuse;
+mod chat;
+mod support;
