@@ -8,12 +8,13 @@ use std::time::Duration;
 use clap::Args;
 
 use super::declare::Announce;
-use super::declare::grpc::{GrpcGateway, NoAddress, SignCall};
+use super::declare::grpc::{GrpcGateway, NoAddress};
 use super::model::{Model, ModelError};
 use super::openai::{OpenAiServer, ServerError};
 use super::simulated::{SimulatedModel, Simulation};
 use super::{ServedTask, SidecarSettings};
 use crate::clock::SharedClock;
+use crate::identity::call::CallSigner;
 use crate::identity::hotkey::{KeyFileError, Keypair, SecretError};
 
 /// Serves a model to gateways as a miner.
@@ -106,21 +107,16 @@ pub enum ArgumentError {
 // === impl MinerArgs ===
 
 impl MinerArgs {
-    /// What they say, once the model server told what it has. `signer` makes what signs
-    /// calls to gateways of the key.
+    /// What they say, once the model server told what it has.
     ///
     /// # Errors
     /// The first argument that makes no sense.
-    pub async fn settings(
-        self,
-        clock: SharedClock,
-        signer: impl FnOnce(&Arc<Keypair>) -> Arc<dyn SignCall> + Send,
-    ) -> Result<SidecarSettings, ArgumentError> {
+    pub async fn settings(self, clock: SharedClock) -> Result<SidecarSettings, ArgumentError> {
         let keypair = Arc::new(self.keypair()?);
-        let signer = signer(&keypair);
+        let signer = CallSigner::new(Arc::clone(&keypair), Arc::clone(&clock));
         let tasks = self.served().await?;
         let gateways = self.gateways.into_iter().map(|address| {
-            let gateway = GrpcGateway::new(&address, Arc::clone(&signer));
+            let gateway = GrpcGateway::new(&address, signer.clone());
             let gateway = gateway.map_err(|error| ArgumentError::Gateway(address, error))?;
             Ok(Arc::new(gateway) as Arc<dyn Announce>)
         });

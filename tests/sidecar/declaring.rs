@@ -1,19 +1,32 @@
-//! A sidecar declares, repeats equal bytes, is newer when it is stale, and withdraws.
+//! A sidecar declares, repeats equal bytes, is newer when it is stale, and withdraws; its
+//! calls are signed for the gateway that they go to.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
-use taugate::clock::ManualClock;
+use prost::Message as _;
+use taugate::clock::{ManualClock, SharedClock};
+use taugate::identity::StoreAway;
+use taugate::identity::call::{CallSigner, CallVerifier};
 use taugate::identity::hotkey::{Hotkey, Keypair};
+use taugate::identity::nonce::{Nonce, NonceStore};
 use taugate::proto::v1;
+use taugate::proto::v1::capacity_service_server::{CapacityService, CapacityServiceServer};
+use taugate::sidecar::declare::grpc::GrpcGateway;
 use taugate::sidecar::declare::{Announce, AnnounceError};
 use taugate::sidecar::simulated::{SimulatedModel, Simulation};
 use taugate::sidecar::{ServedTask, Sidecar, SidecarSettings};
 use taugate_ledger::engine::BoxFuture;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-
-use prost::Message as _;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::{Code, Request, Response, Status, Streaming};
+use tonic_types::{ErrorDetails, StatusExt as _};
 
 /// A gateway that remembers what it was told.
 #[derive(Debug, Default)]
@@ -117,4 +130,147 @@ async fn a_sidecar_keeps_a_gateway_informed_and_withdraws_at_its_end() {
     assert_eq!(sequences, [1_000, 1_001, 1_001]);
     assert_eq!(declared[1], declared[2], "equal bytes");
     assert_eq!(*gateway.withdrawn.lock(), [1_001]);
+}
+
+/// A gateway's door that verifies calls and calls a declaration without an endpoint stale.
+#[derive(Debug)]
+struct Door {
+    verifier: CallVerifier,
+    hotkey: Hotkey,
+}
+
+/// Takes every nonce for new.
+#[derive(Debug)]
+struct Nonces;
+
+impl NonceStore for Nonces {
+    fn spend_nonce(&self, _: Hotkey, _: Nonce, _: u64) -> BoxFuture<'_, Result<bool, StoreAway>> {
+        Box::pin(async { Ok(true) })
+    }
+}
+
+impl Door {
+    async fn caller<M: prost::Message>(
+        &self,
+        method: &str,
+        request: &Request<M>,
+    ) -> Result<Hotkey, Status> {
+        let path = format!("/taugate.v1.CapacityService/{method}");
+        let bytes = request.get_ref().encode_to_vec();
+        let caller = self
+            .verifier
+            .verify(request.metadata(), &path, &bytes)
+            .await;
+        caller.map_err(|error| Status::unauthenticated(error.to_string()))
+    }
+}
+
+#[tonic::async_trait]
+impl CapacityService for Door {
+    async fn get_gateway(
+        &self,
+        _: Request<v1::GetGatewayRequest>,
+    ) -> Result<Response<v1::GetGatewayResponse>, Status> {
+        let hotkey = self.hotkey.to_string();
+        Ok(Response::new(v1::GetGatewayResponse {
+            hotkey,
+            ..Default::default()
+        }))
+    }
+
+    async fn declare(
+        &self,
+        request: Request<v1::DeclareRequest>,
+    ) -> Result<Response<v1::DeclareResponse>, Status> {
+        let caller = self.caller("Declare", &request).await?;
+        assert_eq!(caller, Keypair::from_secret("//Alice").unwrap().hotkey());
+        if request.get_ref().endpoint.is_empty() {
+            let details = ErrorDetails::with_error_info("STALE", "taugate", HashMap::new());
+            return Err(Status::with_error_details(
+                Code::InvalidArgument,
+                "older",
+                details,
+            ));
+        }
+        Ok(Response::new(v1::DeclareResponse::default()))
+    }
+
+    async fn withdraw(
+        &self,
+        request: Request<v1::WithdrawRequest>,
+    ) -> Result<Response<v1::WithdrawResponse>, Status> {
+        self.caller("Withdraw", &request).await?;
+        Ok(Response::new(v1::WithdrawResponse {}))
+    }
+
+    async fn set_availability(
+        &self,
+        _: Request<Streaming<v1::SetAvailabilityRequest>>,
+    ) -> Result<Response<v1::SetAvailabilityResponse>, Status> {
+        Err(Status::unimplemented("not asked"))
+    }
+
+    type WatchCapacityStream = tokio_stream::Empty<Result<v1::WatchCapacityResponse, Status>>;
+
+    async fn watch_capacity(
+        &self,
+        _: Request<v1::WatchCapacityRequest>,
+    ) -> Result<Response<Self::WatchCapacityStream>, Status> {
+        Err(Status::unimplemented("not asked"))
+    }
+}
+
+#[tokio::test]
+async fn calls_to_a_gateway_are_signed_for_it() {
+    let receiver = Keypair::from_secret("//Bob").unwrap().hotkey();
+    let clock: SharedClock = Arc::new(ManualClock::at(1_000_000));
+    let door = |hotkey| Door {
+        verifier: CallVerifier::new(receiver, Arc::clone(&clock), Arc::new(Nonces)),
+        hotkey,
+    };
+    let alice = Arc::new(Keypair::from_secret("//Alice").unwrap());
+    let signer = CallSigner::new(Arc::clone(&alice), Arc::clone(&clock));
+    let declare = |endpoint: &str| v1::DeclareRequest {
+        endpoint: endpoint.to_owned(),
+        declaration: None,
+    };
+
+    let (address, _serving) = serve(door(receiver)).await;
+    let gateway = GrpcGateway::new(&address, signer.clone()).unwrap();
+    assert!(gateway.declare(declare("http://a:1")).await.is_ok());
+    assert_eq!(
+        gateway.declare(declare("")).await,
+        Err(AnnounceError::Stale)
+    );
+    assert_eq!(
+        gateway.withdraw(v1::WithdrawRequest { sequence: 1 }).await,
+        Ok(())
+    );
+
+    // One that gives itself out for another.
+    let (address, _serving) = serve(door(alice.hotkey())).await;
+    let gateway = GrpcGateway::new(&address, signer.clone()).unwrap();
+    assert_eq!(
+        gateway.declare(declare("http://a:1")).await,
+        Err(AnnounceError::Refused)
+    );
+
+    let nobody = GrpcGateway::new("http://127.0.0.1:1", signer.clone()).unwrap();
+    assert_eq!(nobody.gateway().await, Err(AnnounceError::Away));
+    assert!(GrpcGateway::new("https://127.0.0.1:1", signer).is_err());
+}
+
+async fn serve(door: Door) -> (String, AbortOnDropHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let serving = async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let service = TowerToHyperService::new(CapacityServiceServer::new(door));
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(stream), service);
+        connection.await.unwrap();
+    };
+    #[expect(clippy::disallowed_methods, reason = "ends with the handle")]
+    let serving = AbortOnDropHandle::new(tokio::spawn(serving));
+    (address, serving)
 }

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use prost::Message;
 use taugate_ledger::engine::BoxFuture;
-use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
+use tonic_types::StatusExt as _;
 
 use super::{Announce, AnnounceError};
+use crate::identity::call::CallSigner;
 use crate::identity::hotkey::Hotkey;
 use crate::proto::v1;
 use crate::proto::v1::capacity_service_client::CapacityServiceClient;
@@ -19,34 +20,21 @@ use crate::proto::v1::capacity_service_client::CapacityServiceClient;
 const DECLARE: &str = "/taugate.v1.CapacityService/Declare";
 const WITHDRAW: &str = "/taugate.v1.CapacityService/Withdraw";
 
+/// The reason in the details of a status that refuses a sequence.
+const STALE: &str = "STALE";
+
 /// To connect.
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// One call.
 const CALL: Duration = Duration::from_secs(10);
 
-/// Signs calls as this miner.
-pub trait SignCall: Send + Sync + std::fmt::Debug {
-    /// Adds the signature over a method's path, its receiver and the message's exact bytes
-    /// to a call's metadata.
-    ///
-    /// # Errors
-    /// `Unsigned`, when it cannot.
-    fn sign(
-        &self,
-        metadata: &mut MetadataMap,
-        path: &str,
-        receiver: Hotkey,
-        message: &[u8],
-    ) -> Result<(), AnnounceError>;
-}
-
 /// A gateway at an address.
 #[derive(Clone, Debug)]
 pub struct GrpcGateway {
     name: Arc<str>,
     client: CapacityServiceClient<Channel>,
-    signer: Arc<dyn SignCall>,
+    signer: CallSigner,
 }
 
 /// An address is not `http://host:port`.
@@ -61,7 +49,7 @@ impl GrpcGateway {
     ///
     /// # Errors
     /// When the address is another.
-    pub fn new(address: &str, signer: Arc<dyn SignCall>) -> Result<Self, NoAddress> {
+    pub fn new(address: &str, signer: CallSigner) -> Result<Self, NoAddress> {
         let endpoint = Endpoint::from_shared(address.to_owned()).map_err(|_| NoAddress)?;
         let uri = endpoint.uri();
         if uri.scheme() != Some(&http::uri::Scheme::HTTP) || uri.host().is_none() {
@@ -89,8 +77,9 @@ impl GrpcGateway {
         let receiver = self.receiver().await?;
         let bytes = message.encode_to_vec();
         let mut request = Request::new(message);
-        self.signer
-            .sign(request.metadata_mut(), path, receiver, &bytes)?;
+        let metadata = request.metadata_mut();
+        let signed = self.signer.sign(metadata, path, receiver, &bytes);
+        signed.map_err(|_| AnnounceError::Unsigned)?;
         Ok(request)
     }
 }
@@ -129,15 +118,23 @@ impl Announce for GrpcGateway {
 }
 
 fn refused(status: &Status) -> AnnounceError {
+    let details = status.get_error_details();
+    if details
+        .error_info()
+        .is_some_and(|info| info.reason == STALE)
+    {
+        return AnnounceError::Stale;
+    }
     match status.code() {
         Code::InvalidArgument
         | Code::Unauthenticated
         | Code::PermissionDenied
         | Code::Unimplemented
         | Code::NotFound
-        | Code::OutOfRange => AnnounceError::Refused,
-        // What a rising sequence is refused with.
-        Code::FailedPrecondition | Code::AlreadyExists | Code::Aborted => AnnounceError::Stale,
+        | Code::OutOfRange
+        | Code::FailedPrecondition
+        | Code::AlreadyExists
+        | Code::Aborted => AnnounceError::Refused,
         Code::Ok
         | Code::Cancelled
         | Code::Unknown
