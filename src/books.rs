@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use taugate_ledger::audit::{Divergence, audit};
+use parking_lot::Mutex;
+use taugate_ledger::audit::{Auditor, Divergence, audit};
 use taugate_ledger::engine::Engine;
 use taugate_ledger::ids::{CellId, Incarnation, Origin, RequestId};
 use taugate_ledger::journal::{Journal, Permit, Recorded};
@@ -67,6 +68,9 @@ pub struct Books {
     lacking: Notify,
     /// Units came, or the engine said no.
     answered: Notify,
+    /// Receipts became durable.
+    recorded: Notify,
+    auditor: Mutex<Auditor>,
     /// A receipt came.
     booked: Arc<Notify>,
     draws: Semaphore,
@@ -136,6 +140,8 @@ impl Books {
             calls: AtomicU64::new(0),
             lacking: Notify::new(),
             answered: Notify::new(),
+            recorded: Notify::new(),
+            auditor: Mutex::new(Auditor::default()),
             booked,
             draws: Semaphore::new(settings.draws_max),
             reachable: AtomicBool::new(true),
@@ -216,26 +222,25 @@ impl Books {
         }
     }
 
-    /// Says what cells of a period may be spent to, so that one that the engine was never
-    /// asked for does not read as spent.
+    /// What all cells of an open period may be spent to by the declarations, so that what is
+    /// left is known of cells that the engine was never asked for. Call it when a period was
+    /// opened and whenever declarations changed, with all cells that stand.
     pub fn expect(&self, period: Period, wanted: &[(CellId, Units)]) {
-        let Some(table) = self.tables.get(period) else {
-            return;
-        };
-        for (cell, units) in wanted {
-            table.hint_rest(*cell, units.saturating_sub(table.granted(*cell)));
-        }
+        self.lender.expect(period, wanted);
     }
 
-    /// Compares every open table with what is held of it. Empty when the books close.
+    /// Compares every open table with what is held of it. Empty when the books close; tells
+    /// what did not close a while ago either, so call it about once a second.
     #[must_use]
     pub fn audit(&self) -> Vec<Divergence> {
-        self.tables
+        let found = self
+            .tables
             .periods()
             .into_iter()
             .filter_map(|period| self.tables.get(period))
             .flat_map(|table| audit(&table))
-            .collect()
+            .collect();
+        self.auditor.lock().look(self.clock.unix_ms(), found)
     }
 
     /// Reserves over all cells or none. What the cells lack is drawn from the engine, which
@@ -284,7 +289,7 @@ impl Books {
         mut attempt: impl FnMut() -> Result<T, ReserveError>,
     ) -> Result<T, HoldError> {
         let deadline = Instant::now() + self.settings.draw_wait;
-        let mut asked = false;
+        let mut asked: Option<(CellId, u64)> = None;
         loop {
             // Listened to before the attempt, so that no answer is missed in between.
             let answered = self.answered.notified();
@@ -292,13 +297,20 @@ impl Books {
                 Ok(done) => return Ok(done),
                 Err(short) => short,
             };
-            // The rest of a cell that was never asked for is not known yet.
-            if asked && table.left(cell).saturating_sub(table.free(cell)) < lacking {
-                return Err(self.why_short(cell));
+            let due = asked.and_then(|(at, due)| (at == cell).then_some(due));
+            let answers = || self.lender.answers(table.period(), cell);
+            // Only an answer to what this call asked tells what the engine has left.
+            if due.is_none_or(|due| answers() >= due) {
+                let rest = table.left(cell).saturating_sub(table.free(cell));
+                if due.is_some() && (rest < lacking || !self.reachable()) {
+                    return Err(self.why_short(cell));
+                }
+                let Some(due) = self.lender.need(table.period(), cell, lacking) else {
+                    return Err(self.why_short(cell));
+                };
+                asked = Some((cell, due));
+                self.lacking.notify_one();
             }
-            asked = true;
-            self.lender.need(table.period(), cell, lacking);
-            self.lacking.notify_one();
             if tokio::time::timeout_at(deadline, answered).await.is_err() {
                 return Err(self.why_short(cell));
             }

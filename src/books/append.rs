@@ -38,11 +38,11 @@ impl Books {
         let all = async {
             loop {
                 // Listened to before the look, so that no answer is missed in between.
-                let answered = self.answered.notified();
+                let recorded = self.recorded.notified();
                 if self.journal.pending() == 0 {
                     return;
                 }
-                answered.await;
+                recorded.await;
             }
         };
         tokio::time::timeout(limit, all).await.is_ok()
@@ -65,7 +65,7 @@ impl Books {
                     // A call that stopped waiting has said `recorded = false`.
                     drop(waiter.send(recorded));
                 }
-                self.answered.notify_waiters();
+                self.recorded.notify_waiters();
                 true
             }
             Err(AppendError::Unavailable) => {

@@ -8,6 +8,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::Books;
 
+/// How often a clean stop tries to give everything back.
+const GIVE_BACK_ROUNDS: usize = 8;
+
 impl Books {
     /// Keeps cells supplied until `stop`. Run it once, on a runtime of its own.
     pub async fn run_exchange(&self, stop: CancellationToken) {
@@ -70,12 +73,31 @@ impl Books {
     /// every receipt is durable; otherwise what is left stays charged to its period.
     ///
     /// # Errors
-    /// When the engine is away; nothing is lost then but what was free.
+    /// When the engine is away, or receipts are not durable; nothing is lost then but what
+    /// was free.
     pub async fn close(&self) -> Result<(), ExchangeError> {
-        for ask in self.lender.give_back_all() {
-            self.exchange(ask).await;
+        // An ask that was on its way brings units after the first round.
+        for _ in 0..GIVE_BACK_ROUNDS {
+            let answered = self.answered.notified();
+            let asks = self.lender.give_back_all();
+            if asks.is_empty() && !self.lender.owes() {
+                break;
+            }
+            if asks.is_empty() {
+                // Another task waits for the answer; or none comes.
+                tokio::time::timeout(self.settings.draw_wait, answered)
+                    .await
+                    .ok();
+            }
+            for ask in asks {
+                self.exchange(ask).await;
+            }
         }
         for period in self.tables.periods() {
+            if !self.journal.seal(period) {
+                tracing::error!(period = period.start_s(), "closed with receipts to come");
+                return Err(ExchangeError::Unavailable);
+            }
             self.engine.close_period(self.incarnation, period).await?;
         }
         self.engine.close(self.incarnation).await
@@ -96,7 +118,10 @@ impl Books {
                 | ExchangeError::LostCommits,
             ) => tracing::warn!(error = ?answer, "an exchange was refused"),
         }
-        self.lender.answered(&ask, answer);
+        if self.lender.answered(&ask, answer) {
+            let period = ask.period.start_s();
+            tracing::error!(period, "the engine lost commits; the period is frozen");
+        }
         self.answered.notify_waiters();
     }
 }

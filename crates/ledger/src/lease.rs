@@ -5,12 +5,15 @@
 //! one exchange in flight per cell, and a reply counts only if it answers the last one (C2);
 //! after an unknown outcome a new ask with a higher number and an absolute target is safe (C3).
 
-use std::collections::HashMap;
+mod held;
+
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::engine::{CellAsk, CellGrant, ExchangeAsk, ExchangeError, ExchangeReply};
+use self::held::Lease;
+use crate::engine::{CellAsk, ExchangeAsk, ExchangeError, ExchangeReply};
 use crate::ids::{CellId, Incarnation};
 use crate::period::{Period, PeriodLength};
 use crate::table::{Table, Tables};
@@ -48,27 +51,10 @@ pub struct Lender {
 struct Leases {
     seq: u64,
     cells: HashMap<CellId, Lease>,
+    /// What cells may be spent to by the declarations, as last told.
+    expected: BTreeMap<CellId, Units>,
     /// The engine lost commits: nothing is raised until the period ends.
     frozen: bool,
-}
-
-/// What is known of one cell.
-#[derive(Debug, Default)]
-struct Lease {
-    /// The number of the ask that is on its way.
-    waiting: Option<u64>,
-    /// What calls lack, in sum.
-    lacking: Units,
-    /// Units went out of `free` that the engine has not been told of.
-    owes: bool,
-    wanted: Units,
-    sum_granted: Units,
-    live: u32,
-    /// Units per second.
-    demand: f64,
-    used: Units,
-    used_ms: u64,
-    moved_ms: u64,
 }
 
 // === impl LenderSettings ===
@@ -114,16 +100,71 @@ impl Lender {
         }
     }
 
-    /// A call found too little: so much is drawn with the next ask.
-    pub fn need(&self, period: Period, cell: CellId, lacking: Units) {
+    /// A call found too little: so much is drawn with the next ask. Says with which of the
+    /// cell's [`Lender::answers`] the engine will have answered that; `None` when nothing can
+    /// be drawn: the period is not open, or frozen.
+    pub fn need(&self, period: Period, cell: CellId, lacking: Units) -> Option<u64> {
+        self.tables.get(period)?;
         let mut periods = self.periods.lock();
-        let lease = periods
-            .entry(period)
-            .or_default()
-            .cells
-            .entry(cell)
-            .or_default();
+        let leases = periods.entry(period).or_default();
+        if leases.frozen {
+            return None;
+        }
+        let lease = leases.cells.entry(cell).or_default();
         lease.lacking = lease.lacking.saturating_add(lacking);
+        // An ask that is on its way does not carry it.
+        let before = lease
+            .answers
+            .saturating_add(u64::from(lease.waiting.is_some()));
+        Some(before.saturating_add(1))
+    }
+
+    /// How many asks for a cell ended, with a grant or without.
+    #[must_use]
+    pub fn answers(&self, period: Period, cell: CellId) -> u64 {
+        let periods = self.periods.lock();
+        let lease = periods
+            .get(&period)
+            .and_then(|leases| leases.cells.get(&cell));
+        lease.map_or(0, |lease| lease.answers)
+    }
+
+    /// Whether nothing is raised any more in a period, because the engine lost commits.
+    #[must_use]
+    pub fn frozen(&self, period: Period) -> bool {
+        let periods = self.periods.lock();
+        periods.get(&period).is_some_and(|leases| leases.frozen)
+    }
+
+    /// What all cells of an open period may be spent to by the declarations. What is left of
+    /// a cell follows at once, also of one that was never asked for; a cell that is no longer
+    /// named may be spent to nothing.
+    pub fn expect(&self, period: Period, wanted: &[(CellId, Units)]) {
+        let Some(table) = self.tables.get(period) else {
+            return;
+        };
+        let mut periods = self.periods.lock();
+        let leases = periods.entry(period).or_default();
+        let now: BTreeMap<_, _> = wanted.iter().copied().collect();
+        let before = std::mem::replace(&mut leases.expected, now);
+        let gone = before
+            .keys()
+            .filter(|cell| !leases.expected.contains_key(cell));
+        let gone = gone.map(|cell| (cell, &Units::ZERO));
+        for (cell, wanted) in leases.expected.iter().chain(gone) {
+            // What the engine said since counts for more than the same again.
+            if before.get(cell) == Some(wanted) {
+                continue;
+            }
+            let granted = match leases.cells.get_mut(cell) {
+                Some(lease) if lease.known => {
+                    lease.wanted = *wanted;
+                    lease.sum_granted
+                }
+                _ => table.granted(*cell),
+            };
+            table.hint_rest(*cell, wanted.saturating_sub(granted));
+        }
     }
 
     /// What to ask the engine now.
@@ -138,9 +179,15 @@ impl Lender {
             let settings = &self.settings;
             let cells = leases.cells.iter_mut().filter_map(|(cell, lease)| {
                 lease.look(&table, *cell, now_ms);
+                if frozen {
+                    lease.lacking = Units::ZERO;
+                }
                 let target = lease.target(&table, *cell, now_ms, settings)?;
-                let raised = target > table.granted(*cell);
-                (!raised || !frozen).then_some((*cell, target))
+                if !frozen {
+                    return Some((*cell, target));
+                }
+                // Nothing is raised in a frozen period; returns go out.
+                lease.owes.then(|| (*cell, table.granted(*cell)))
             });
             let cells: Vec<_> = cells.collect();
             self.ask(&table, leases, cells, &mut asks);
@@ -178,15 +225,22 @@ impl Lender {
         asks
     }
 
-    /// Takes the engine's answer to an ask.
-    pub fn answered(&self, ask: &ExchangeAsk, answer: Result<ExchangeReply, ExchangeError>) {
+    /// Takes the engine's answer to an ask. Says whether it froze the period: the engine lost
+    /// what it had acknowledged.
+    pub fn answered(
+        &self,
+        ask: &ExchangeAsk,
+        answer: Result<ExchangeReply, ExchangeError>,
+    ) -> bool {
         let mut periods = self.periods.lock();
         let Some(leases) = periods.get_mut(&ask.period) else {
-            return;
+            return false;
         };
         let Some(table) = self.tables.get(ask.period) else {
-            return;
+            return false;
         };
+        let before = leases.frozen;
+        let past = ask.period < self.tables.current().period();
         if answer == Err(ExchangeError::LostCommits) {
             leases.frozen = true;
         }
@@ -199,15 +253,20 @@ impl Lender {
                 continue;
             }
             lease.waiting = None;
+            lease.answers = lease.answers.saturating_add(1);
             let grant = answer.as_ref().ok().and_then(|reply| {
                 let grant = reply.cells.iter().find(|grant| grant.cell == asked.cell)?;
                 Some((grant, reply.live))
             });
             match grant {
-                Some((grant, live)) => lease.granted(&table, grant, live, leases.frozen),
-                None => lease.refused(&table, asked.cell, answer.as_ref().err()),
+                Some((grant, live)) => {
+                    let whole = lease.granted(&table, grant, live, leases.frozen);
+                    leases.frozen |= !whole;
+                }
+                None => lease.refused(&table, asked.cell, answer.as_ref().err(), past),
             }
         }
+        leases.frozen && !before
     }
 
     /// What a past period still holds goes back; `None` while calls of it live or an ask is
@@ -236,7 +295,17 @@ impl Lender {
         self.periods.lock().remove(&period);
     }
 
-    /// All that is free goes back: this incarnation stops.
+    /// Whether units went out of the books that the engine may not know of, or an ask is on
+    /// its way.
+    #[must_use]
+    pub fn owes(&self) -> bool {
+        let periods = self.periods.lock();
+        let mut leases = periods.values().flat_map(|leases| leases.cells.values());
+        leases.any(|lease| lease.owes || lease.waiting.is_some())
+    }
+
+    /// All that is free goes back: this incarnation stops. What an ask on its way brings is
+    /// for the next time: until nothing is owed.
     pub fn give_back_all(&self) -> Vec<ExchangeAsk> {
         let mut periods = self.periods.lock();
         let mut asks = Vec::new();
@@ -287,112 +356,4 @@ impl Lender {
             });
         }
     }
-}
-
-// === impl Lease ===
-
-impl Lease {
-    /// Measures demand: units that went out of `free`, per second, smoothed.
-    fn look(&mut self, table: &Table, cell: CellId, now_ms: u64) {
-        const EVERY_MS: u64 = 200;
-        const WEIGHT: f64 = 0.2;
-        let used = table
-            .posted_total(cell)
-            .saturating_add(table.reserved(cell));
-        let passed_ms = now_ms.saturating_sub(self.used_ms);
-        if self.used_ms == 0 {
-            (self.used, self.used_ms, self.moved_ms) = (used, now_ms, now_ms);
-        } else if passed_ms >= EVERY_MS {
-            let more = used.saturating_sub(self.used);
-            let rate = per_second(more, passed_ms);
-            self.demand = rate.mul_add(WEIGHT, self.demand * (1.0 - WEIGHT));
-            if used != self.used {
-                self.moved_ms = now_ms;
-            }
-            (self.used, self.used_ms) = (used, now_ms);
-        }
-    }
-
-    /// The cumulative grant to ask for; `None` when all is well as it is.
-    fn target(
-        &mut self,
-        table: &Table,
-        id: CellId,
-        now_ms: u64,
-        settings: &LenderSettings,
-    ) -> Option<Units> {
-        if self.waiting.is_some() {
-            return None;
-        }
-        let cell = table.touch(id)?;
-        let granted = cell.granted();
-        let rest = self.wanted.saturating_sub(self.sum_granted);
-        let most = if self.live > 1 {
-            rest.part_of(u64::from(self.live).saturating_mul(2))
-        } else {
-            rest
-        };
-        let slice = self.slice(settings).min(most);
-        if !self.lacking.is_zero() {
-            // Exactly what is lacking, or a slice where that is more.
-            return Some(granted.saturating_add(self.lacking.max(slice)));
-        }
-        let free = cell.free();
-        let low = Units::new(1)
-            .scaled(self.demand * seconds(settings.low_ms))
-            .max(slice.scaled(settings.low_part));
-        if self.demand >= 1.0 && free < low && !slice.is_zero() {
-            return Some(granted.saturating_add(slice));
-        }
-        let idle = now_ms.saturating_sub(self.moved_ms) >= settings.idle_ms;
-        if idle && !free.is_zero() {
-            self.demand = 0.0;
-            self.owes = true;
-            cell.lower(free);
-        }
-        self.owes.then(|| cell.granted())
-    }
-
-    fn slice(&self, settings: &LenderSettings) -> Units {
-        let first = self.wanted.part_of(settings.first_part);
-        Units::new(1)
-            .scaled(self.demand * seconds(settings.slice_ms))
-            .max(first)
-    }
-
-    fn granted(&mut self, table: &Table, grant: &CellGrant, live: u32, frozen: bool) {
-        let Some(cell) = table.touch(grant.cell) else {
-            return;
-        };
-        (self.wanted, self.sum_granted, self.live) = (grant.wanted, grant.sum_granted, live);
-        (self.lacking, self.owes) = (Units::ZERO, false);
-        let held = cell.granted();
-        match grant.granted.checked_sub(held) {
-            Some(more) if !frozen => cell.raise(more),
-            Some(_) => {}
-            // The engine knows of less than is held: nothing of the difference may be spent.
-            None => drop(cell.lower(held.saturating_sub(grant.granted))),
-        }
-        cell.hint_rest(grant.wanted.saturating_sub(grant.sum_granted));
-    }
-
-    fn refused(&mut self, table: &Table, cell: CellId, error: Option<&ExchangeError>) {
-        self.lacking = Units::ZERO;
-        // Whether the last ask arrived is unknown: the next one says all of it again.
-        self.owes = true;
-        if matches!(error, Some(ExchangeError::UnknownCell(unknown)) if *unknown == cell) {
-            self.owes = false;
-            table.hint_rest(cell, Units::ZERO);
-        }
-    }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a rate needs no more digits")]
-fn per_second(units: Units, passed_ms: u64) -> f64 {
-    units.get() as f64 * 1000.0 / passed_ms.max(1) as f64
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a span needs no more digits")]
-fn seconds(ms: u64) -> f64 {
-    ms as f64 / 1000.0
 }
