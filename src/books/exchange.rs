@@ -103,8 +103,15 @@ impl Books {
         self.engine.close(self.incarnation).await
     }
 
-    async fn exchange(&self, ask: ExchangeAsk) {
-        let answer = self.engine.exchange(ask.clone()).await;
+    async fn exchange(&self, mut ask: ExchangeAsk) {
+        let answer = loop {
+            self.lender.refresh(&mut ask);
+            match self.engine.exchange(ask.clone()).await {
+                // The other task's receipts were faster; only a posting more leads here again.
+                Err(ExchangeError::PostedBehind(cell)) if self.lender.overtaken(&ask, cell) => {}
+                answer => break answer,
+            }
+        };
         match &answer {
             Ok(_) => self.reachable.store(true, Ordering::Relaxed),
             Err(ExchangeError::Unavailable) => self.reachable.store(false, Ordering::Relaxed),

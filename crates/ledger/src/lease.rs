@@ -225,6 +225,27 @@ impl Lender {
         asks
     }
 
+    /// Writes what is posted now into an ask, just before it is sent.
+    pub fn refresh(&self, ask: &mut ExchangeAsk) {
+        if let Some(table) = self.tables.get(ask.period) {
+            for asked in &mut ask.cells {
+                asked.posted = table.posted_total(asked.cell);
+            }
+        }
+    }
+
+    /// Whether more was posted in a cell than an ask says. Then receipts of that may have
+    /// overtaken the ask, and the engine's [`ExchangeError::PostedBehind`] is no bug: the ask
+    /// changed nothing, and goes out again.
+    #[must_use]
+    pub fn overtaken(&self, ask: &ExchangeAsk, cell: CellId) -> bool {
+        let asked = ask.cells.iter().find(|asked| asked.cell == cell);
+        let table = self.tables.get(ask.period);
+        asked
+            .zip(table)
+            .is_some_and(|(asked, table)| table.posted_total(cell) > asked.posted)
+    }
+
     /// Takes the engine's answer to an ask. Says whether it froze the period: the engine lost
     /// what it had acknowledged.
     pub fn answered(

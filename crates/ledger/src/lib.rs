@@ -6,7 +6,7 @@
 //! source or runtime, so that every interleaving and every schedule of faults can be tried.
 //!
 //! From the ground up: [`units`], [`ids`], [`period`], [`receipt`], [`engine`], [`table`],
-//! [`reservation`], [`lease`], [`journal`], [`audit`].
+//! [`reservation`], [`lease`], [`journal`], [`audit`], and the reference engine, [`model`].
 //!
 //! The invariant of a cell in this process is `granted = posted + reserved + free`.
 #![deny(clippy::arithmetic_side_effects)]
@@ -21,6 +21,7 @@ pub mod engine;
 pub mod ids;
 pub mod journal;
 pub mod lease;
+pub mod model;
 pub mod period;
 pub mod receipt;
 pub mod reservation;
