@@ -28,6 +28,8 @@ pub mod front_door;
 
 pub mod admin;
 
+pub mod client;
+
 pub mod config;
 
 pub mod gateway;

@@ -5,14 +5,17 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
+use taugate::client::ask::AskArgs;
 use taugate::clock::{Clock as _, SystemClock};
 use taugate::config::Config;
 use taugate::gateway::Gateway;
 use taugate::identity::api_key::KeyStore as _;
 use taugate::identity::key_ring::{KeyGrant, NewKey};
+use taugate::sidecar::MinerArgs;
 use taugate::store::sqlite::{SqliteSettings, SqliteStore};
 use taugate::telemetry::logs::{Format, start_logs, start_traces};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 /// A configuration that is wrong; as `sysexits.h` has it.
 const EXIT_CONFIG: u8 = 64;
@@ -29,6 +32,10 @@ struct Cli {
 enum Command {
     /// Run the gateway. Without a file it is a development gateway on loopback.
     Gateway(GatewayArgs),
+    /// Put a model server (or a simulated model) behind the miner protocol.
+    Miner(MinerArgs),
+    /// Ask a gateway; without a prompt, list its tasks.
+    Ask(AskArgs),
     /// Print a commented configuration file.
     Init,
     /// Make, list or revoke API keys of clients. The gateway must not be running.
@@ -85,6 +92,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let ended = match cli.command {
         Command::Gateway(args) => gateway(&args),
+        Command::Miner(args) => miner(args),
+        Command::Ask(args) => ask(args),
         Command::Init => {
             print(&taugate::config::template());
             Ok(ExitCode::SUCCESS)
@@ -168,6 +177,49 @@ async fn run_gateway(config: Config) -> Result<ExitCode, Failure> {
     }
     tracing::info!("ended");
     Ok(ExitCode::SUCCESS)
+}
+
+// --- miner ---
+
+fn miner(args: MinerArgs) -> Result<ExitCode, Failure> {
+    start_logs(Format::Pretty, "info")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("miner")
+        .enable_all()
+        .build()?;
+    runtime.block_on(async move {
+        let settings = args.settings(Arc::new(SystemClock)).await?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let stop = CancellationToken::new();
+        let running = taugate::sidecar::run(settings, stop.clone());
+        tokio::pin!(running);
+        tokio::select! {
+            ended = &mut running => return Ok(ended.map(|()| ExitCode::SUCCESS)?),
+            _ = terminate.recv() => {}
+            ended = tokio::signal::ctrl_c() => ended?,
+        }
+        stop.cancel();
+        running.await?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+// --- ask ---
+
+fn ask(args: AskArgs) -> Result<ExitCode, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let (mut out, mut aside) = (std::io::stdout(), std::io::stderr());
+    let asking = taugate::client::ask::run(args, &mut out, &mut aside);
+    Ok(match runtime.block_on(asking) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error.to_string());
+            ExitCode::from(error.exit_code())
+        }
+    })
 }
 
 // --- keys ---

@@ -26,14 +26,18 @@ pub struct MinerArgs {
     /// Where gateways reach this miner; where it listens, if not given
     #[arg(long, value_name = "http://HOST:PORT")]
     pub endpoint: Option<String>,
-    /// A gateway to declare to; may be repeated
-    #[arg(long = "gateway", value_name = "http://HOST:PORT")]
+    /// A gateway to declare to, at its peer address; may be repeated
+    #[arg(
+        long = "gateway",
+        value_name = "http://HOST:PORT",
+        default_value = "http://127.0.0.1:50052"
+    )]
     pub gateways: Vec<String>,
-    /// The hotkey's file
-    #[arg(long, value_name = "FILE", required_unless_present = "development_key")]
-    pub key: Option<PathBuf>,
+    /// The hotkey's file; made if it is not there
+    #[arg(long, value_name = "FILE", default_value = "taugate-miner-hotkey.json")]
+    pub key: PathBuf,
     /// A public development key instead, such as //Alice; never for real work
-    #[arg(long, value_name = "NAME", conflicts_with = "key")]
+    #[arg(long, value_name = "NAME", hide = true)]
     pub development_key: Option<String>,
     /// A task to do, with the server's name of its model if that differs; may be repeated.
     /// Without it, each model of the server is a task
@@ -48,9 +52,16 @@ pub struct MinerArgs {
     /// Seconds that running answers get once it stops
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     pub drain_s: u64,
-    /// The OpenAI-compatible server that has the models; without it they are simulated
-    #[arg(long, value_name = "http://HOST:PORT")]
+    /// The OpenAI-compatible server that has the models
+    #[arg(
+        long = "model",
+        value_name = "http://HOST:PORT",
+        required_unless_present = "simulate"
+    )]
     pub server: Option<String>,
+    /// Simulate the models instead, for demonstrations and load
+    #[arg(long, conflicts_with = "server", requires = "tasks")]
+    pub simulate: bool,
     /// The key that the server asks for
     #[arg(
         long,
@@ -133,12 +144,18 @@ impl MinerArgs {
     }
 
     fn keypair(&self) -> Result<Keypair, ArgumentError> {
-        match (&self.key, &self.development_key) {
-            (Some(file), _) => Ok(Keypair::load(file)?),
-            (None, Some(name)) if name.starts_with("//") => Ok(Keypair::from_secret(name)?),
+        match &self.development_key {
+            Some(name) if name.starts_with("//") => return Ok(Keypair::from_secret(name)?),
             // A secret on a command line is everybody's on the machine.
-            (None, Some(_) | None) => Err(SecretError::Form.into()),
+            Some(_) => return Err(SecretError::Form.into()),
+            None => {}
         }
+        if !self.key.exists() {
+            let made = Keypair::generate()?;
+            made.save(&self.key)?;
+            tracing::info!(hotkey = %made.hotkey(), file = %self.key.display(), "made a hotkey");
+        }
+        Ok(Keypair::load(&self.key)?)
     }
 
     async fn served(&self) -> Result<Vec<ServedTask>, ArgumentError> {

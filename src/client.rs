@@ -1,0 +1,269 @@
+//! A small client library: what `ask`, `replay` and the demo speak to a gateway with.
+//!
+//! The right way to try again is in here: only before the first event, only when the
+//! refusal says that it helps, and not before it says so.
+
+pub mod ask;
+
+use std::time::Duration;
+
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status, Streaming};
+use tonic_types::StatusExt as _;
+
+use crate::proto::v1;
+use crate::proto::v1::inference_service_client::InferenceServiceClient;
+use crate::proto::v1::stream_generate_response::Event;
+
+/// A connection to a gateway. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Client {
+    inference: InferenceServiceClient<Channel>,
+    key: Option<MetadataValue<Ascii>>,
+    retries: Retries,
+}
+
+/// How often and how long a refused call is tried again.
+#[derive(Clone, Copy, Debug)]
+pub struct Retries {
+    /// Tries after the first.
+    pub most: u32,
+    /// A longer wait is not worth it.
+    pub wait_max: Duration,
+}
+
+/// A gateway that cannot be spoken to.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The address is malformed.
+    #[error("{0} is no address of a gateway: http://host:port")]
+    Address(String),
+    /// The key holds what no header may hold.
+    #[error("the key is malformed")]
+    Key,
+    /// Nobody answers.
+    #[error("no gateway answers at {address}")]
+    Away {
+        /// The address.
+        address: String,
+        /// Why.
+        source: tonic::transport::Error,
+    },
+}
+
+/// A call that did not bring a whole answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}: {message}")]
+pub struct Refused {
+    /// The status code.
+    pub code: Code,
+    /// The gateway's reason, such as `NO_CAPACITY`; the code's name where none was given.
+    pub reason: String,
+    /// For people.
+    pub message: String,
+    /// When another try helps; `None`: it does not, or nothing was said.
+    pub retry_after: Option<Duration>,
+    /// The fields that are wrong.
+    pub fields: Vec<(String, String)>,
+}
+
+/// An answer as it comes.
+#[derive(Debug)]
+pub struct Answer {
+    events: Streaming<v1::StreamGenerateResponse>,
+    whole: bool,
+}
+
+// === impl Client ===
+
+impl Client {
+    /// Connects.
+    ///
+    /// # Errors
+    /// When the address or the key is malformed, or nobody answers.
+    pub async fn connect(address: &str, key: Option<&str>) -> Result<Self, ConnectError> {
+        let bad = |_| ConnectError::Address(address.to_owned());
+        let endpoint = Endpoint::from_shared(address.to_owned()).map_err(bad)?;
+        let channel = endpoint
+            .connect_timeout(Duration::from_secs(5))
+            .connect()
+            .await;
+        let away = |source| ConnectError::Away {
+            address: address.to_owned(),
+            source,
+        };
+        let key = match key {
+            Some(key) => {
+                let value = format!("Bearer {key}").parse::<MetadataValue<Ascii>>();
+                let mut value = value.map_err(|_| ConnectError::Key)?;
+                value.set_sensitive(true);
+                Some(value)
+            }
+            None => None,
+        };
+        Ok(Self {
+            inference: InferenceServiceClient::new(channel.map_err(away)?)
+                .max_decoding_message_size(16 * 1024 * 1024),
+            key,
+            retries: Retries {
+                most: 3,
+                wait_max: Duration::from_secs(10),
+            },
+        })
+    }
+
+    /// Tries again that often.
+    #[must_use]
+    pub fn with_retries(mut self, retries: Retries) -> Self {
+        self.retries = retries;
+        self
+    }
+
+    /// The tasks that can be asked for.
+    ///
+    /// # Errors
+    /// When the gateway refuses.
+    pub async fn tasks(&self) -> Result<Vec<v1::TaskInfo>, Refused> {
+        let request = self.request(v1::ListTasksRequest {});
+        let answer = self.inference.clone().list_tasks(request).await;
+        Ok(answer
+            .map_err(|status| Refused::from(&status))?
+            .into_inner()
+            .tasks)
+    }
+
+    /// The receipt of a call.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn receipt(&self, request_id: String) -> Result<v1::Receipt, Refused> {
+        let request = self.request(v1::GetReceiptRequest { request_id });
+        let answer = self.inference.clone().get_receipt(request).await;
+        let answer = answer
+            .map_err(|status| Refused::from(&status))?
+            .into_inner();
+        answer
+            .receipt
+            .ok_or_else(|| Refused::local("the answer holds no receipt"))
+    }
+
+    /// Streams an answer; tries again where a refusal says that it helps.
+    ///
+    /// # Errors
+    /// When the last try was refused.
+    pub async fn stream(&self, request: &v1::GenerateRequest) -> Result<Answer, Refused> {
+        let mut tried = 0;
+        loop {
+            let signed = self.request(request.clone());
+            let refused = match self.inference.clone().stream_generate(signed).await {
+                Ok(answer) => {
+                    return Ok(Answer {
+                        events: answer.into_inner(),
+                        whole: false,
+                    });
+                }
+                Err(status) => Refused::from(&status),
+            };
+            let wait = refused
+                .retry_after
+                .filter(|wait| *wait <= self.retries.wait_max);
+            let Some(wait) = wait.filter(|_| tried < self.retries.most) else {
+                return Err(refused);
+            };
+            tried += 1;
+            tokio::time::sleep(wait.max(Duration::from_millis(50))).await;
+        }
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        if let Some(key) = &self.key {
+            request.metadata_mut().insert("authorization", key.clone());
+        }
+        request
+    }
+}
+
+// === impl Answer ===
+
+impl Answer {
+    /// The next event; `None` after `Completed`.
+    ///
+    /// # Errors
+    /// When the answer broke off, or ended without being whole.
+    pub async fn next(&mut self) -> Result<Option<Event>, Refused> {
+        match self.events.message().await {
+            Ok(Some(response)) => {
+                self.whole |= matches!(response.event, Some(Event::Completed(_)));
+                match response.event {
+                    Some(event) => Ok(Some(event)),
+                    None => Err(Refused::local("an event of an unknown kind")),
+                }
+            }
+            Ok(None) if self.whole => Ok(None),
+            Ok(None) => Err(Refused::local("the answer ended without being whole")),
+            Err(status) => Err(Refused::from(&status)),
+        }
+    }
+}
+
+// === impl Refused ===
+
+impl Refused {
+    fn local(message: &str) -> Self {
+        Self {
+            code: Code::Unknown,
+            reason: "BROKEN_ANSWER".to_owned(),
+            message: message.to_owned(),
+            retry_after: None,
+            fields: Vec::new(),
+        }
+    }
+}
+
+impl From<&Status> for Refused {
+    fn from(status: &Status) -> Self {
+        let info = status.get_details_error_info();
+        let pushback = status.metadata().get("grpc-retry-pushback-ms");
+        let pushback = pushback.and_then(|value| value.to_str().ok()?.parse::<i64>().ok());
+        // Less than zero: never.
+        let retry_after = pushback.and_then(|ms| u64::try_from(ms).ok());
+        let fields = status
+            .get_details_bad_request()
+            .map_or_else(Vec::new, |bad| {
+                let fields = bad.field_violations.into_iter();
+                fields
+                    .map(|field| (field.field, field.description))
+                    .collect()
+            });
+        Self {
+            code: status.code(),
+            reason: info.map_or_else(|| format!("{:?}", status.code()), |info| info.reason),
+            message: status.message().to_owned(),
+            retry_after: retry_after.map(Duration::from_millis),
+            fields,
+        }
+    }
+}
+
+/// A chat of one message.
+#[must_use]
+pub fn chat(task: &str, text: &str, max_tokens: Option<u32>) -> v1::GenerateRequest {
+    let part = v1::content_part::Part::Text(text.to_owned());
+    let message = v1::ChatMessage {
+        role: v1::Role::User.into(),
+        parts: vec![v1::ContentPart { part: Some(part) }],
+        ..v1::ChatMessage::default()
+    };
+    let chat = v1::ChatPayload {
+        messages: vec![message],
+        max_tokens,
+        ..v1::ChatPayload::default()
+    };
+    v1::GenerateRequest {
+        task: task.to_owned(),
+        payload: Some(v1::generate_request::Payload::Chat(chat)),
+        ..v1::GenerateRequest::default()
+    }
+}
