@@ -33,3 +33,5 @@ pub mod client;
 pub mod config;
 
 pub mod gateway;
+
+pub mod demo;

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use taugate::client::ask::AskArgs;
 use taugate::clock::{Clock as _, SystemClock};
 use taugate::config::Config;
+use taugate::demo::DemoArgs;
 use taugate::gateway::Gateway;
 use taugate::identity::api_key::KeyStore as _;
 use taugate::identity::key_ring::{KeyGrant, NewKey};
@@ -32,6 +33,8 @@ struct Cli {
 enum Command {
     /// Run the gateway. Without a file it is a development gateway on loopback.
     Gateway(GatewayArgs),
+    /// Show a whole network on this machine: gateway, simulated miners, recorded traffic.
+    Demo(DemoArgs),
     /// Put a model server (or a simulated model) behind the miner protocol.
     Miner(MinerArgs),
     /// Ask a gateway; without a prompt, list its tasks.
@@ -92,6 +95,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let ended = match cli.command {
         Command::Gateway(args) => gateway(&args),
+        Command::Demo(args) => demo(args),
         Command::Miner(args) => miner(args),
         Command::Ask(args) => ask(args),
         Command::Init => {
@@ -177,6 +181,25 @@ async fn run_gateway(config: Config) -> Result<ExitCode, Failure> {
     }
     tracing::info!("ended");
     Ok(ExitCode::SUCCESS)
+}
+
+// --- demo ---
+
+fn demo(args: DemoArgs) -> Result<ExitCode, Failure> {
+    start_logs(Format::Pretty, "error")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("demo")
+        .enable_all()
+        .build()?;
+    let traces = runtime.block_on(async { start_traces() })?;
+    let ended = runtime.block_on(taugate::demo::run(args, &mut std::io::stdout()));
+    traces.shutdown();
+    Ok(if ended? {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 // --- miner ---
