@@ -122,14 +122,34 @@ fn time_of_day(text: &str) -> Option<Duration> {
     Duration::try_from_secs_f64(hours.mul_add(3600.0, minutes.mul_add(60.0, seconds))).ok()
 }
 
-/// One answer, written as it comes.
+/// One answer, written as it comes. A miner of the demo fails on purpose: whoever gets it
+/// asks again, as a person would.
 pub(super) async fn first_answer(
     client: &Client,
     told: &mut Told,
     out: &mut (impl Write + Send),
 ) -> Result<(), DemoError> {
+    const TRIES: u32 = 5;
     let question = "What does a gateway keep?";
     writeln!(out, "> {question}")?;
+    for _ in 1..TRIES {
+        match answer(client, question, told, out).await {
+            Err(DemoError::Refused(refused)) => {
+                *told.refused.entry(refused.reason.clone()).or_default() += 1;
+                writeln!(out, "\n({refused}; once more)")?;
+            }
+            ended => return ended,
+        }
+    }
+    answer(client, question, told, out).await
+}
+
+async fn answer(
+    client: &Client,
+    question: &str,
+    told: &mut Told,
+    out: &mut (impl Write + Send),
+) -> Result<(), DemoError> {
     let mut answer = client.stream(&chat(TASK, question, Some(40))).await?;
     let mut id = String::new();
     while let Some(event) = answer.next().await? {
