@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::ready;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
@@ -76,7 +77,7 @@ struct Rows {
     cells: BTreeMap<(Period, CellId), ModelCell>,
     leases: BTreeMap<LeaseKey, ModelLease>,
     closed: BTreeSet<(Period, Incarnation)>,
-    receipts: BTreeMap<(Period, Incarnation), Vec<Receipt>>,
+    receipts: BTreeMap<(Period, Incarnation), Vec<Arc<Receipt>>>,
     tallies: BTreeMap<(Period, CellId, Origin, Outcome), u64>,
 }
 
@@ -143,10 +144,12 @@ impl ModelStore {
     /// As an engine's. A failed check is [`ExchangeError::LostCommits`].
     pub fn exchange(&self, ask: &ExchangeAsk) -> Result<ExchangeReply, ExchangeError> {
         let mut rows = self.rows.lock();
-        let mut after = rows.clone();
-        let reply = after.exchange(ask)?;
-        *rows = after;
-        Ok(reply)
+        let before = (rows.cells.clone(), rows.leases.clone());
+        let answer = rows.exchange(ask);
+        if answer.is_err() {
+            (rows.cells, rows.leases) = before;
+        }
+        answer
     }
 
     /// Takes receipts: all of an ask or none.
@@ -201,10 +204,8 @@ impl ModelStore {
     #[must_use]
     pub fn receipts(&self, period: Period, inc: Incarnation) -> Vec<Receipt> {
         let rows = self.rows.lock();
-        rows.receipts
-            .get(&(period, inc))
-            .cloned()
-            .unwrap_or_default()
+        let kept = rows.receipts.get(&(period, inc)).into_iter().flatten();
+        kept.map(|receipt| Receipt::clone(receipt)).collect()
     }
 
     /// Attempts of a cell that ended so.
@@ -354,12 +355,12 @@ impl Rows {
         let earlier = kept.iter().rev().find(|kept| kept.call == new.call);
         let follows = |kept: &Receipt| kept.is_part() && kept.origin == new.origin;
         let of_attempts: Units = new.attempts.iter().map(|attempt| attempt.units).sum();
-        if !earlier.is_none_or(follows) || of_attempts != new.units {
+        if !earlier.is_none_or(|kept| follows(kept)) || of_attempts != new.units {
             return Err(beyond());
         }
         let before = earlier.map_or(Units::ZERO, |kept| kept.units);
         let added = new.units.checked_sub(before).ok_or_else(beyond)?;
-        kept.push(new.clone());
+        kept.push(Arc::new(new.clone()));
         for held in new.held.iter().filter(|_| !added.is_zero()) {
             let lease = self.leases.get_mut(&(period, *held, inc));
             let [organic, synthetic] = &mut lease.ok_or_else(beyond)?.posted;
