@@ -31,6 +31,7 @@ mod writer;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use toml::Table;
 use toml::de::DeTable;
@@ -157,6 +158,16 @@ impl Config {
         .into_iter()
         .filter_map(|(holds, mark)| holds.then_some(mark))
         .collect()
+    }
+
+    /// The longest that a call may take, over all tasks and those that a declaration may open.
+    #[must_use]
+    pub fn longest_call(&self) -> Duration {
+        let open = tasks::kinds()
+            .filter(|_| self.registry.open_tasks)
+            .map(|(word, kind)| tasks::task_of(word.into(), kind).limits.total);
+        let named = self.tasks.iter().map(|task| task.limits.total);
+        open.chain(named).max().unwrap_or_default()
     }
 
     /// This configuration with all that reloads taken from `newer`, and the fields that differ

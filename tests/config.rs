@@ -59,7 +59,6 @@ retry_budget = 15
 
 [routing]
 policy = "best"
-eject_below = 0.1
 
 [drain]
 delay_s = 5.5
@@ -172,8 +171,7 @@ fn weights_that_sum_to_one_but_for_binary_fractions_are_taken() {
 
 // === Closed by default ===
 
-const KEYED: &str =
-    "[gateway]\nhotkey_file = \"hotkey\"\n[registry]\nhotkeys = [\"5F\"]\n[tasks.t]\n";
+const KEYED: &str = "[gateway]\nhotkey_file = \"hotkey\"\n[registry]\nhotkeys = [\"5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY\"]\n[tasks.t]\n";
 
 #[test]
 fn listeners_that_others_reach_need_keys_a_hotkey_and_tls() {
@@ -269,6 +267,31 @@ total_s = 60
     assert_eq!(task.ceiling.map(taugate_ledger::units::Units::get), Some(9));
     assert_eq!(&*task.model, "paint", "the id where none is given");
     assert_eq!(task.limits.total, Duration::from_secs(60));
+}
+
+#[test]
+fn the_longest_call_is_that_of_any_task_there_may_be() {
+    let named = "[tasks.a]\nweight = 0.5\ntotal_s = 700\n[tasks.b]\nweight = 0.5\n";
+    let longest = |text: &str| Config::parse(text).expect("right").longest_call();
+    assert_eq!(longest(&with(named)), Duration::from_secs(700));
+    let short = "[tasks.a]\ntotal_s = 5\ndefault_deadline_s = 5\n";
+    assert_eq!(
+        longest(&with(short)),
+        Duration::from_secs(600),
+        "one may be opened"
+    );
+    let closed = with(short).replace("open_tasks = true", "open_tasks = false");
+    assert_eq!(longest(&closed), Duration::from_secs(5));
+}
+
+#[test]
+fn a_hotkey_that_is_none_is_told_before_anything_starts() {
+    let text = with("").replace("[registry]", "[registry]\nhotkeys = [\"5FakeAddress\"]");
+    let told = told(&text);
+    assert!(
+        told.starts_with("registry.hotkeys: is \"5FakeAddress\""),
+        "{told}"
+    );
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use crate::identity::hotkey::Hotkey;
 use crate::task::Task;
 
 use super::Config;
@@ -18,7 +19,7 @@ pub(super) fn check(config: &Config, faults: &mut Vec<Fault>) {
     let own = faults.len();
     listeners(config, faults);
     exposure(config, faults);
-    routing(config, faults);
+    hotkeys(config, faults);
     tasks(config, faults);
     let (wrong, found) = faults.split_at(own);
     let sound: Vec<Fault> = found
@@ -127,14 +128,14 @@ fn exposure(config: &Config, faults: &mut Vec<Fault>) {
     );
 }
 
-fn routing(config: &Config, faults: &mut Vec<Fault>) {
-    let routing = &config.routing;
-    if routing.eject_long_below > routing.eject_below {
+fn hotkeys(config: &Config, faults: &mut Vec<Fault>) {
+    let bad = config.registry.hotkeys.iter();
+    for text in bad.filter(|text| text.parse::<Hotkey>().is_err()) {
         let wrong = Wrong::Conflict {
-            found: routing.eject_long_below.to_string(),
-            rule: "it must not be above eject_below",
+            found: format!("\"{text}\""),
+            rule: "each entry must be an ss58 address of 48 characters that begins with 5",
         };
-        faults.push(Fault::new("routing.eject_long_below", wrong));
+        faults.push(Fault::new("registry.hotkeys", wrong));
     }
 }
 

@@ -11,9 +11,6 @@ const DELAY: Duration = Duration::from_secs(5);
 /// Streams end in two minutes, or were not going to.
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// Spans that a collector does not take by then are not worth a slow stop.
-const FLUSH: Duration = Duration::from_secs(5);
-
 /// How a gateway stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drain {
@@ -21,8 +18,6 @@ pub struct Drain {
     pub delay: Duration,
     /// How long running streams may go on after that.
     pub deadline: Duration,
-    /// How long the last spans may take.
-    pub flush: Duration,
 }
 
 // === impl Drain ===
@@ -32,7 +27,6 @@ impl Default for Drain {
         Self {
             delay: DELAY,
             deadline: DEADLINE,
-            flush: FLUSH,
         }
     }
 }
@@ -50,11 +44,6 @@ impl Section for Drain {
             "How long running streams may go on after that; then they end with DRAINING and what \
              was delivered is booked.",
             &mut Seconds(&mut self.deadline, 0..=3600),
-        );
-        fields.field(
-            "flush_s",
-            "How long the last traces may take to leave.",
-            &mut Seconds(&mut self.flush, 0..=60),
         );
     }
 }

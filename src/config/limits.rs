@@ -14,20 +14,11 @@ const STREAMS_PER_CONNECTION_MAX: u32 = 128;
 /// A handshake over a bad link takes a second or two.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
-/// Handshakes are the dearest thing a stranger can ask for.
-const HANDSHAKES_MAX: usize = 256;
-
 /// hyper's own figure; metadata beyond it is abuse.
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
 
-/// A prompt of a quarter of a million tokens.
-const TEXT_REQUEST_BYTES_MAX: usize = 1024 * 1024;
-
 /// A source picture and a mask.
-const IMAGE_REQUEST_BYTES_MAX: usize = 8 * 1024 * 1024;
-
-/// Holds any text answer whole, so that a slow client does not slow its miner.
-const CLIENT_BUFFER_BYTES_MAX: usize = 4 * 1024 * 1024;
+const REQUEST_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// A client that takes nothing for so long has gone.
 const SLOW_CONSUMER: Duration = Duration::from_secs(10);
@@ -43,9 +34,6 @@ const ATTEMPTS_MAX: u32 = 3;
 
 /// Retries add at most this part to the load, or they feed an outage.
 const RETRY_BUDGET: f64 = 0.15;
-
-/// A deadline that is over before a miner can hear of it helps nobody.
-const DEADLINE_MIN: Duration = Duration::from_millis(50);
 
 /// Below every idle limit that is met in front of gateways.
 const PROGRESS: Duration = Duration::from_secs(10);
@@ -71,16 +59,10 @@ pub struct Limits {
     pub streams_per_connection_max: u32,
     /// How long a handshake may take.
     pub handshake: Duration,
-    /// Handshakes at once.
-    pub handshakes_max: usize,
     /// Bytes of a request's headers.
     pub header_bytes_max: u32,
-    /// Bytes of a request without pictures.
-    pub text_request_bytes_max: usize,
-    /// Bytes of a request with pictures.
-    pub image_request_bytes_max: usize,
-    /// Bytes that wait for one client.
-    pub client_buffer_bytes_max: usize,
+    /// Bytes of a request, its pictures included.
+    pub request_bytes_max: usize,
     /// How long a client may take nothing while something waits for it.
     pub slow_consumer: Duration,
     /// Calls of one task that wait for a miner.
@@ -91,8 +73,6 @@ pub struct Limits {
     pub attempts_max: u32,
     /// Retries for each call, over a while.
     pub retry_budget: f64,
-    /// The shortest deadline; a shorter one is raised to it.
-    pub deadline_min: Duration,
     /// How often a stream that has nothing to say says so.
     pub progress: Duration,
     /// How long a connection lives, about; then it is asked to go.
@@ -111,17 +91,13 @@ impl Default for Limits {
             connections_max: CONNECTIONS_MAX,
             streams_per_connection_max: STREAMS_PER_CONNECTION_MAX,
             handshake: HANDSHAKE,
-            handshakes_max: HANDSHAKES_MAX,
             header_bytes_max: HEADER_BYTES_MAX,
-            text_request_bytes_max: TEXT_REQUEST_BYTES_MAX,
-            image_request_bytes_max: IMAGE_REQUEST_BYTES_MAX,
-            client_buffer_bytes_max: CLIENT_BUFFER_BYTES_MAX,
+            request_bytes_max: REQUEST_BYTES_MAX,
             slow_consumer: SLOW_CONSUMER,
             waiting_per_task_max: WAITING_PER_TASK_MAX,
             wait: WAIT,
             attempts_max: ATTEMPTS_MAX,
             retry_budget: RETRY_BUDGET,
-            deadline_min: DEADLINE_MIN,
             progress: PROGRESS,
             connection_age: CONNECTION_AGE,
             keepalive: KEEPALIVE,
@@ -156,11 +132,6 @@ impl Limits {
             &mut Millis(&mut self.handshake, 100..=60_000),
         );
         fields.field(
-            "handshakes_max",
-            "Handshakes at once; more wait to be accepted.",
-            &mut Whole(&mut self.handshakes_max, 1..=100_000),
-        );
-        fields.field(
             "connection_age_s",
             "About how long a connection lives before it is asked to go, so that balancers can \
              spread anew. Its streams end in peace.",
@@ -185,19 +156,9 @@ impl Limits {
             &mut Whole(&mut self.header_bytes_max, 1024..=1_048_576),
         );
         fields.field(
-            "text_request_bytes_max",
-            "Bytes of a request without pictures.",
-            &mut Whole(&mut self.text_request_bytes_max, 1024..=BYTES_MAX),
-        );
-        fields.field(
-            "image_request_bytes_max",
-            "Bytes of a request with pictures.",
-            &mut Whole(&mut self.image_request_bytes_max, 1024..=BYTES_MAX),
-        );
-        fields.field(
-            "client_buffer_bytes_max",
-            "Bytes of an answer that wait for one client; a task's answer_bytes_max bounds it too.",
-            &mut Whole(&mut self.client_buffer_bytes_max, 4096..=BYTES_MAX),
+            "request_bytes_max",
+            "Bytes of a request, its pictures included.",
+            &mut Whole(&mut self.request_bytes_max, 1024..=BYTES_MAX),
         );
         fields.field(
             "slow_consumer_s",
@@ -226,11 +187,6 @@ impl Limits {
             "retry_budget",
             "Retries for each call, over a while: 0.15 adds at most 15 % to the load.",
             &mut Decimal(&mut self.retry_budget, 0.0..=1.0),
-        );
-        fields.field(
-            "deadline_min_ms",
-            "The shortest deadline; a shorter one is raised to it.",
-            &mut Millis(&mut self.deadline_min, 1..=10_000),
         );
         fields.field(
             "progress_s",

@@ -20,12 +20,6 @@ const RETENTION_PERIODS: u32 = 3;
 /// the five seconds of `record_wait_ms` three times over.
 const JOURNAL_SLOTS: usize = 16_384;
 
-/// Group commit: two milliseconds are a fifth of what a commit to a slow disk takes.
-const COMMIT_WAIT: Duration = Duration::from_millis(2);
-
-/// Receipts in one commit; beyond this the tail latency of others grows, not the rate.
-const COMMIT_RECEIPTS_MAX: usize = 1024;
-
 /// Where the books are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Store {
@@ -37,10 +31,6 @@ pub struct Store {
     pub retention_periods: u32,
     /// Receipts that may wait for the store; also the most calls at once.
     pub journal_slots: usize,
-    /// How long a commit waits for more receipts.
-    pub commit_wait: Duration,
-    /// Receipts in one commit.
-    pub commit_receipts_max: usize,
 }
 
 // === impl Store ===
@@ -52,8 +42,6 @@ impl Default for Store {
             record_wait: RECORD_WAIT,
             retention_periods: RETENTION_PERIODS,
             journal_slots: JOURNAL_SLOTS,
-            commit_wait: COMMIT_WAIT,
-            commit_receipts_max: COMMIT_RECEIPTS_MAX,
         }
     }
 }
@@ -81,16 +69,6 @@ impl Section for Store {
             "Receipts that may wait in memory for the store. Each call takes a slot when it is \
              admitted, so this is also the most calls at once.",
             &mut Whole(&mut self.journal_slots, 16..=1_048_576),
-        );
-        fields.field(
-            "commit_wait_ms",
-            "How long a commit waits for more receipts to join it.",
-            &mut Millis(&mut self.commit_wait, 0..=1000),
-        );
-        fields.field(
-            "commit_receipts_max",
-            "The most receipts in one commit.",
-            &mut Whole(&mut self.commit_receipts_max, 1..=65_536),
         );
     }
 }

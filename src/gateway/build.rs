@@ -72,7 +72,7 @@ impl Parts {
     ) -> Result<Self, StartError> {
         let length = config.period.length;
         let settings = SqliteSettings {
-            grace: config.period.grace,
+            grace: config.longest_call() + config.period.grace,
             retention_periods: config.store.retention_periods,
             ..SqliteSettings::default()
         };
@@ -308,7 +308,7 @@ where
         Arc::clone(&parts.clock),
     );
     let (calls, store) = (Arc::clone(&parts.calls), Arc::clone(&parts.store));
-    let decode_max = config.limits.image_request_bytes_max;
+    let decode_max = config.limits.request_bytes_max;
     Ok(move || {
         // Each shard has its own connections to miners.
         let pool = Arc::new(Pool::new(PoolSettings::default()));
