@@ -364,16 +364,17 @@ proptest! {
                 Step::Post(at, _) | Step::Void(at) | Step::Drop(at) => {
                     if live.is_empty() { continue; }
                     let (held, plain) = live.swap_remove(at % count);
-                    let all = match step {
-                        Step::Post(_, units) => units.min(plain.reserved).max(plain.posted),
-                        Step::Void(_) if plain.posted == 0 => 0,
-                        _ => plain.delivered,
+                    let all = if let Step::Post(_, units) = step {
+                        let all = units.min(plain.reserved).max(plain.posted);
+                        prop_assert_eq!(held.post(u(units)).posted, u(all));
+                        all
+                    } else if matches!(step, Step::Void(_)) {
+                        prop_assert_eq!(held.void(Cause::Failed).is_ok(), plain.posted == 0);
+                        if plain.posted == 0 { 0 } else { plain.delivered }
+                    } else {
+                        drop(held);
+                        plain.delivered
                     };
-                    match step {
-                        Step::Post(_, units) => prop_assert_eq!(held.post(u(units)).posted, u(all)),
-                        Step::Void(_) => prop_assert_eq!(held.void(Cause::Failed).is_ok(), plain.posted == 0),
-                        _ => drop(held),
-                    }
                     for side in 0..sides(plain.both) {
                         booked[side] += all - plain.posted;
                         free[side] += plain.reserved - all;
