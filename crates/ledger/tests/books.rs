@@ -320,6 +320,8 @@ struct Plain {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn reservations_do_what_plain_numbers_say(steps in prop::collection::vec(step(), 1..60)) {
         let desk = Desk::new(&[(A, 200), (CEILING, 120)]);
