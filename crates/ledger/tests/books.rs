@@ -118,9 +118,15 @@ fn p1_threads_that_ask_for_more_than_there_is_get_exactly_what_there_is() {
         }
     });
     let spent = spent.into_inner();
-    assert_eq!(spent, 1_500, "the ceiling is spent to the last unit, and no further");
+    assert_eq!(
+        spent, 1_500,
+        "the ceiling is spent to the last unit, and no further"
+    );
     assert_eq!(table.posted_total(CEILING), u(spent));
-    assert_eq!(table.posted_total(A).saturating_add(table.posted_total(B)), u(spent));
+    assert_eq!(
+        table.posted_total(A).saturating_add(table.posted_total(B)),
+        u(spent)
+    );
     assert!(table.posted_total(A).max(table.posted_total(B)) <= u(1_000));
     assert!(audit(&table).is_empty());
 }
@@ -159,8 +165,15 @@ fn p4_nothing_is_reserved_when_no_call_lives_however_it_ended() {
     assert!(panicked.is_err());
     drop(take(5).expect("units"));
     for cell in cells {
-        assert_eq!((table.reserved(cell), table.in_flight(cell)), (Units::ZERO, 0));
-        assert_eq!(table.posted(cell, Origin::Synthetic), u(1), "what was delivered");
+        assert_eq!(
+            (table.reserved(cell), table.in_flight(cell)),
+            (Units::ZERO, 0)
+        );
+        assert_eq!(
+            table.posted(cell, Origin::Synthetic),
+            u(1),
+            "what was delivered"
+        );
     }
     assert!(audit(&table).is_empty());
 }
@@ -175,7 +188,10 @@ fn p5_a_late_end_is_charged_to_the_period_of_its_admission() {
     desk.tables.turn(P);
     assert_eq!(desk.table().period(), NEXT, "no step back");
     held.post(u(4));
-    assert_eq!((old.posted_total(A), desk.table().posted_total(A)), (u(4), Units::ZERO));
+    assert_eq!(
+        (old.posted_total(A), desk.table().posted_total(A)),
+        (u(4), Units::ZERO)
+    );
 }
 
 #[test]
@@ -184,14 +200,21 @@ fn a_need_that_is_on_its_way_is_not_asked_twice_and_a_newer_one_is_not_lost() {
     assert_eq!(desk.lender.need(P, A, u(10)), Some(1));
     let ask = desk.one_ask();
     assert_eq!(ask.cells[0].target, u(10));
-    assert_eq!(desk.lender.need(P, A, u(5)), Some(2), "the ask does not carry it");
+    assert_eq!(
+        desk.lender.need(P, A, u(5)),
+        Some(2),
+        "the ask does not carry it"
+    );
     assert!(desk.lender.asks(1).is_empty(), "one ask a cell");
     desk.answer(&ask);
     assert_eq!(desk.lender.answers(P, A), 1);
     let ask = desk.one_ask();
     assert!(ask.cells[0].target >= u(15));
     desk.answer(&ask);
-    assert!(desk.lender.asks(1).is_empty(), "nothing is lacking any more");
+    assert!(
+        desk.lender.asks(1).is_empty(),
+        "nothing is lacking any more"
+    );
 }
 
 #[test]
@@ -238,7 +261,8 @@ fn a_past_period_is_done_only_when_its_returns_were_answered() {
     let asks = desk.lender.retire(P).expect("nothing is held");
     assert_eq!(asks.len(), 1);
     assert_eq!(desk.lender.retire(P), None, "on its way");
-    desk.lender.answered(&asks[0], Err(ExchangeError::Unavailable));
+    desk.lender
+        .answered(&asks[0], Err(ExchangeError::Unavailable));
     let again = desk.lender.retire(P).expect("an answer");
     assert_eq!(again.len(), 1, "whether it arrived is unknown");
     desk.answer(&again[0]);
