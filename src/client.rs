@@ -4,12 +4,14 @@
 //! refusal says that it helps, and not before it says so.
 
 pub mod ask;
+pub mod replay;
 
 use std::time::Duration;
 
+use tokio::time::{Instant, timeout_at};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::StatusExt as _;
 
 use crate::proto::v1;
@@ -22,6 +24,7 @@ pub struct Client {
     inference: InferenceServiceClient<Channel>,
     key: Option<MetadataValue<Ascii>>,
     retries: Retries,
+    deadline: Option<Duration>,
 }
 
 /// How often and how long a refused call is tried again.
@@ -73,6 +76,19 @@ pub struct Refused {
 pub struct Answer {
     events: Streaming<v1::StreamGenerateResponse>,
     whole: bool,
+    /// When the caller's time is up, whatever the gateway does.
+    until: Option<Instant>,
+}
+
+// === impl Retries ===
+
+impl Default for Retries {
+    fn default() -> Self {
+        Self {
+            most: 3,
+            wait_max: Duration::from_secs(10),
+        }
+    }
 }
 
 // === impl Client ===
@@ -87,6 +103,9 @@ impl Client {
         let endpoint = Endpoint::from_shared(address.to_owned()).map_err(bad)?;
         let channel = endpoint
             .connect_timeout(Duration::from_secs(5))
+            // A gateway that vanished without a word is noticed.
+            .http2_keep_alive_interval(Duration::from_secs(30))
+            .keep_alive_timeout(Duration::from_secs(10))
             .connect()
             .await;
         let away = |source| ConnectError::Away {
@@ -106,10 +125,8 @@ impl Client {
             inference: InferenceServiceClient::new(channel.map_err(away)?)
                 .max_decoding_message_size(16 * 1024 * 1024),
             key,
-            retries: Retries {
-                most: 3,
-                wait_max: Duration::from_secs(10),
-            },
+            retries: Retries::default(),
+            deadline: None,
         })
     }
 
@@ -117,6 +134,13 @@ impl Client {
     #[must_use]
     pub fn with_retries(mut self, retries: Retries) -> Self {
         self.retries = retries;
+        self
+    }
+
+    /// Gives each call so long, all tries together; without it, as long as its task says.
+    #[must_use]
+    pub const fn with_deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
         self
     }
 
@@ -145,7 +169,7 @@ impl Client {
             .into_inner();
         answer
             .receipt
-            .ok_or_else(|| Refused::local("the answer holds no receipt"))
+            .ok_or_else(|| Refused::local(Code::Unknown, "the answer holds no receipt"))
     }
 
     /// Streams an answer; tries again where a refusal says that it helps.
@@ -153,21 +177,60 @@ impl Client {
     /// # Errors
     /// When the last try was refused.
     pub async fn stream(&self, request: &v1::GenerateRequest) -> Result<Answer, Refused> {
+        let until = self.deadline.and_then(|deadline| {
+            // The gateway's own word on the deadline gets a moment to arrive.
+            Instant::now().checked_add(deadline.saturating_add(Duration::from_secs(1)))
+        });
+        let events = self.retried(request, async |mut inference, request| {
+            inference.stream_generate(request).await
+        });
+        Ok(Answer {
+            events: events.await?,
+            whole: false,
+            until,
+        })
+    }
+
+    /// A whole answer at once; tries again where a refusal says that it helps.
+    ///
+    /// # Errors
+    /// When the last try was refused.
+    pub async fn generate(
+        &self,
+        request: &v1::GenerateRequest,
+    ) -> Result<v1::GenerateResponse, Refused> {
+        self.retried(request, async |mut inference, request| {
+            inference.generate(request).await
+        })
+        .await
+    }
+
+    /// Sends a request until it is taken or another try does not help. What was taken is
+    /// never sent again: its answer has begun.
+    async fn retried<T>(
+        &self,
+        request: &v1::GenerateRequest,
+        send: impl AsyncFn(
+            InferenceServiceClient<Channel>,
+            Request<v1::GenerateRequest>,
+        ) -> Result<Response<T>, Status>,
+    ) -> Result<T, Refused> {
+        let began = Instant::now();
         let mut tried = 0;
         loop {
-            let signed = self.request(request.clone());
-            let refused = match self.inference.clone().stream_generate(signed).await {
-                Ok(answer) => {
-                    return Ok(Answer {
-                        events: answer.into_inner(),
-                        whole: false,
-                    });
-                }
+            let mut signed = self.request(request.clone());
+            let rest = self
+                .deadline
+                .map(|deadline| deadline.saturating_sub(began.elapsed()));
+            if let Some(rest) = rest {
+                signed.set_timeout(rest);
+            }
+            let refused = match send(self.inference.clone(), signed).await {
+                Ok(answer) => return Ok(answer.into_inner()),
                 Err(status) => Refused::from(&status),
             };
-            let wait = refused
-                .retry_after
-                .filter(|wait| *wait <= self.retries.wait_max);
+            let longest = rest.unwrap_or(Duration::MAX).min(self.retries.wait_max);
+            let wait = refused.retry_after.filter(|wait| *wait < longest);
             let Some(wait) = wait.filter(|_| tried < self.retries.most) else {
                 return Err(refused);
             };
@@ -193,16 +256,26 @@ impl Answer {
     /// # Errors
     /// When the answer broke off, or ended without being whole.
     pub async fn next(&mut self) -> Result<Option<Event>, Refused> {
-        match self.events.message().await {
+        let message = match self.until {
+            Some(until) => match timeout_at(until, self.events.message()).await {
+                Ok(message) => message,
+                Err(_) => return Err(Refused::local(Code::DeadlineExceeded, "the time is up")),
+            },
+            None => self.events.message().await,
+        };
+        match message {
             Ok(Some(response)) => {
                 self.whole |= matches!(response.event, Some(Event::Completed(_)));
                 match response.event {
                     Some(event) => Ok(Some(event)),
-                    None => Err(Refused::local("an event of an unknown kind")),
+                    None => Err(Refused::local(Code::Unknown, "an event of an unknown kind")),
                 }
             }
             Ok(None) if self.whole => Ok(None),
-            Ok(None) => Err(Refused::local("the answer ended without being whole")),
+            Ok(None) => Err(Refused::local(
+                Code::Unknown,
+                "the answer ended without being whole",
+            )),
             Err(status) => Err(Refused::from(&status)),
         }
     }
@@ -211,10 +284,16 @@ impl Answer {
 // === impl Refused ===
 
 impl Refused {
-    fn local(message: &str) -> Self {
+    /// What the gateway did not say itself.
+    fn local(code: Code, message: &str) -> Self {
+        let reason = if code == Code::DeadlineExceeded {
+            "DEADLINE"
+        } else {
+            "BROKEN_ANSWER"
+        };
         Self {
-            code: Code::Unknown,
-            reason: "BROKEN_ANSWER".to_owned(),
+            code,
+            reason: reason.to_owned(),
             message: message.to_owned(),
             retry_after: None,
             fields: Vec::new(),
@@ -227,8 +306,13 @@ impl From<&Status> for Refused {
         let info = status.get_details_error_info();
         let pushback = status.metadata().get("grpc-retry-pushback-ms");
         let pushback = pushback.and_then(|value| value.to_str().ok()?.parse::<i64>().ok());
-        // Less than zero: never.
-        let retry_after = pushback.and_then(|ms| u64::try_from(ms).ok());
+        // Less than zero: never. Where a proxy dropped it, the details say the same.
+        let retry_after = match pushback {
+            Some(ms) => u64::try_from(ms).ok().map(Duration::from_millis),
+            None => status
+                .get_details_retry_info()
+                .and_then(|info| info.retry_delay),
+        };
         let fields = status
             .get_details_bad_request()
             .map_or_else(Vec::new, |bad| {
@@ -241,7 +325,7 @@ impl From<&Status> for Refused {
             code: status.code(),
             reason: info.map_or_else(|| format!("{:?}", status.code()), |info| info.reason),
             message: status.message().to_owned(),
-            retry_after: retry_after.map(Duration::from_millis),
+            retry_after,
             fields,
         }
     }

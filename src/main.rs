@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
 use taugate::client::ask::AskArgs;
+use taugate::client::replay::ReplayArgs;
 use taugate::clock::{Clock as _, SystemClock};
 use taugate::config::Config;
 use taugate::demo::DemoArgs;
@@ -39,6 +40,8 @@ enum Command {
     Miner(MinerArgs),
     /// Ask a gateway; without a prompt, list its tasks.
     Ask(AskArgs),
+    /// Replay recorded traffic against a gateway.
+    Replay(ReplayArgs),
     /// Print a commented configuration file.
     Init,
     /// Make, list or revoke API keys of clients. The gateway must not be running.
@@ -98,6 +101,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo(args),
         Command::Miner(args) => miner(args),
         Command::Ask(args) => ask(args),
+        Command::Replay(args) => replay(args),
         Command::Init => {
             print(&taugate::config::template());
             Ok(ExitCode::SUCCESS)
@@ -242,6 +246,38 @@ fn ask(args: AskArgs) -> Result<ExitCode, Failure> {
             complain(&error.to_string());
             ExitCode::from(error.exit_code())
         }
+    })
+}
+
+// --- replay ---
+
+fn replay(args: ReplayArgs) -> Result<ExitCode, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("replay")
+        .enable_all()
+        .build()?;
+    runtime.block_on(async move {
+        let stop = CancellationToken::new();
+        let mut out = std::io::stdout();
+        let replaying = taugate::client::replay::run(args, stop.clone(), &mut out);
+        tokio::pin!(replaying);
+        let ended = tokio::select! {
+            ended = &mut replaying => ended,
+            pressed = tokio::signal::ctrl_c() => {
+                pressed?;
+                stop.cancel();
+                replaying.await
+            }
+        };
+        Ok(match ended {
+            Ok(report) if report.whole > 0 => ExitCode::SUCCESS,
+            Ok(_) => ExitCode::FAILURE,
+            Err(error) => {
+                complain(&error.to_string());
+                ExitCode::from(error.exit_code())
+            }
+        })
     })
 }
 

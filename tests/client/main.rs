@@ -1,0 +1,198 @@
+//! What the client library and the commands on it promise: the right retries, no broken
+//! answer taken for a whole one, and a replay whose sums are those of the books.
+#![expect(clippy::disallowed_methods, reason = "each test ends its own tasks")]
+
+mod network;
+mod scripted;
+
+use std::time::Duration;
+
+use clap::Parser;
+use taugate::client::replay::report::Report;
+use taugate::client::replay::{ReplayArgs, ReplayError};
+use taugate::client::{Client, Retries, chat};
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+
+use self::network::Network;
+use self::scripted::{Reply, ScriptedGateway};
+
+fn quick() -> Retries {
+    Retries {
+        most: 3,
+        wait_max: Duration::from_secs(2),
+    }
+}
+
+async fn client_of(gateway: &ScriptedGateway) -> Client {
+    let client = Client::connect(&gateway.address(), Some("a-key")).await;
+    client.expect("it listens").with_retries(quick())
+}
+
+#[tokio::test]
+async fn a_refusal_that_says_when_is_tried_again_then() {
+    let gateway = ScriptedGateway::start(vec![
+        Reply::Refuse(Code::ResourceExhausted, "NO_CAPACITY", Some(60)),
+        Reply::Refuse(Code::Unavailable, "DRAINING", Some(0)),
+        Reply::Whole("hello"),
+    ])
+    .await;
+    let client = client_of(&gateway).await;
+    let began = tokio::time::Instant::now();
+    let answer = client.generate(&chat("task", "hi", None)).await;
+    assert_eq!(answer.expect("an answer").choices[0].content, "hello");
+    assert!(began.elapsed() >= Duration::from_millis(60));
+    assert_eq!(gateway.calls(), 3);
+}
+
+#[tokio::test]
+async fn a_refusal_that_says_never_is_not_tried_again() {
+    for (code, pushback) in [
+        (Code::Unavailable, Some(-1)),
+        (Code::InvalidArgument, Some(-1)),
+        (Code::DeadlineExceeded, None),
+        // Later than anybody wants to wait.
+        (Code::ResourceExhausted, Some(3_600_000)),
+    ] {
+        let gateway = ScriptedGateway::start(vec![Reply::Refuse(code, "WHY", pushback)]).await;
+        let client = client_of(&gateway).await;
+        let refused = client.stream(&chat("task", "hi", None)).await;
+        let refused = refused.expect_err("a refusal");
+        assert_eq!((refused.code, refused.reason.as_str()), (code, "WHY"));
+        assert_eq!(gateway.calls(), 1, "{code:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_busy_gateway_is_not_tried_for_ever() {
+    let busy = Reply::Refuse(Code::ResourceExhausted, "NO_CAPACITY", Some(1));
+    let gateway = ScriptedGateway::start(vec![busy; 10]).await;
+    let client = client_of(&gateway).await;
+    let refused = client.generate(&chat("task", "hi", None)).await;
+    let refused = refused.expect_err("a refusal");
+    assert_eq!(refused.retry_after, Some(Duration::from_millis(1)));
+    assert_eq!(gateway.calls(), 4, "one call and three more tries");
+}
+
+#[tokio::test]
+async fn an_answer_that_has_begun_is_never_asked_for_again() {
+    let gateway = ScriptedGateway::start(vec![Reply::Lost("hel"), Reply::Whole("hello")]).await;
+    let client = client_of(&gateway).await;
+    let mut answer = client
+        .stream(&chat("task", "hi", None))
+        .await
+        .expect("it begins");
+    let mut events = 0;
+    let refused = loop {
+        match answer.next().await {
+            Ok(Some(_)) => events += 1,
+            Ok(None) => panic!("a lost answer was taken for a whole one"),
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!((events, refused.reason.as_str()), (2, "MINER_LOST"));
+    assert_eq!(gateway.calls(), 1);
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_well_without_completed_is_broken() {
+    // P7.
+    let gateway = ScriptedGateway::start(vec![Reply::Cut("hel")]).await;
+    let client = client_of(&gateway).await;
+    let mut answer = client
+        .stream(&chat("task", "hi", None))
+        .await
+        .expect("it begins");
+    let refused = loop {
+        match answer.next().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("a cut answer was taken for a whole one"),
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!(refused.reason, "BROKEN_ANSWER");
+}
+
+#[tokio::test]
+async fn a_gateway_that_says_nothing_is_left_when_the_time_is_up() {
+    let gateway = ScriptedGateway::start(vec![Reply::Hang("hel")]).await;
+    let client = client_of(&gateway).await;
+    let client = client.with_deadline(Duration::from_millis(200));
+    let mut answer = client
+        .stream(&chat("task", "hi", None))
+        .await
+        .expect("it begins");
+    let refused = loop {
+        match answer.next().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("nothing ended"),
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!(refused.reason, "DEADLINE");
+}
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    args: ReplayArgs,
+}
+
+async fn replay(line: &[&str]) -> Result<(Report, String), ReplayError> {
+    let line = Line::try_parse_from(std::iter::once(&"replay").chain(line));
+    let args = line.expect("arguments").args;
+    let mut out = Vec::new();
+    let report = taugate::client::replay::run(args, CancellationToken::new(), &mut out).await?;
+    Ok((report, String::from_utf8(out).expect("text")))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_adds_up_to_the_books() {
+    let network = Network::start().await;
+    let gateway = network.address();
+    let line = [
+        "--gateway",
+        &gateway,
+        "--limit",
+        "60",
+        "--speed",
+        "1000",
+        "--json",
+    ];
+    let (report, json) = replay(&line).await.expect("a report");
+    assert_eq!((report.calls, report.whole), (60, 60), "{json}");
+    assert_eq!(report.recorded, 60);
+    assert_eq!(
+        report.miners.values().map(|miner| miner.units).sum::<u64>(),
+        report.units
+    );
+    assert!(report.prompt_units > 0 && report.prompt_units < report.units);
+    assert_eq!(network.posted().await, report.units);
+    let parsed: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(parsed["units"], report.units);
+    network.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_names_what_refused_it() {
+    let network = Network::start().await;
+    let gateway = network.address();
+    // More tokens than the task gives.
+    let trace =
+        network.file("TIMESTAMP,ContextTokens,GeneratedTokens\n2024-01-01 00:00:00,10,9999999\n");
+    let trace = trace.to_str().expect("a path");
+    let (report, table) = replay(&["--gateway", &gateway, "--trace", trace])
+        .await
+        .expect("a report");
+    assert_eq!(
+        (report.calls, report.whole, report.refused["INVALID_FIELD"]),
+        (1, 0, 1)
+    );
+    assert!(table.contains("INVALID_FIELD"), "{table}");
+
+    let unknown = replay(&["--gateway", &gateway, "--task", "nobody"]).await;
+    assert_eq!(unknown.expect_err("no task").exit_code(), 2);
+    network.stop().await;
+    let away = replay(&["--gateway", &gateway]).await;
+    assert_eq!(away.expect_err("no gateway").exit_code(), 4);
+}
