@@ -31,7 +31,7 @@ PROMPT_DIVISOR = 40
 
 PROMPTS = [
     "Count from one to twenty.",
-    "Une phrase courte sur l'été à Zürich, s'il vous plaît.",
+    "Décris l'été à Zürich, s'il vous plaît.",
     "日本の首都について教えてください。",
     "Write a poem about the sea. " * 12,
 ]

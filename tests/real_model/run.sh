@@ -146,6 +146,25 @@ ask 1 "Say hello."
 ask 2 "Zähle bis zehn, schön langsam."
 ask 3 "海の詩を書いてください。"
 
+# --- the example ---
+
+# hello : the example's first call and its stream; each is a call in the books.
+hello() {
+  if ! examples/python/generate.sh >"$run/generate.log" 2>&1; then
+    say "FAIL the example's stubs: $(tail -n 1 "$run/generate.log")"
+    return
+  fi
+  if ! TAUGATE_GATEWAY="127.0.0.1:$public" peers/example-python/bin/python examples/python/hello.py \
+    tiny "Say hello." >"$run/hello" 2>"$run/hello.err"; then
+    say "FAIL the example: $(tail -n 1 "$run/hello.err")"
+    return
+  fi
+  grep -oE '^[0-9]+ units, recorded' "$run/hello" | grep -oE '[0-9]+' >>"$run/told"
+  expect "the example asks, streams and reads a receipt: $(grep '^receipt' "$run/hello")" \
+    grep -qE '^[0-9]+ units, recorded: True$' "$run/hello"
+}
+hello
+
 # --- the client by reflection ---
 
 client chats tiny 8
