@@ -325,3 +325,6 @@ impl Books {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

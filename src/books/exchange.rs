@@ -103,7 +103,7 @@ impl Books {
         self.engine.close(self.incarnation).await
     }
 
-    async fn exchange(&self, mut ask: ExchangeAsk) {
+    pub(super) async fn exchange(&self, mut ask: ExchangeAsk) {
         let answer = loop {
             self.lender.refresh(&mut ask);
             match self.engine.exchange(ask.clone()).await {
