@@ -26,7 +26,7 @@ use taugate_ledger::units::Units;
 
 const CELLS: [CellId; 3] = [CellId(0), CellId(1), CellId(2)];
 const GATEWAYS: usize = 3;
-const STEPS: usize = 120;
+const STEPS: usize = 80;
 
 /// A call that holds units.
 struct Call {
