@@ -172,11 +172,14 @@ impl Booking<'_> {
     }
 
     /// The last that was booked of a call.
+    ///
+    /// The index is named because the planner would rather walk the primary key backwards
+    /// for the order, through all receipts of the period when the call is new.
     fn earlier(&self, call: u64) -> Appended<Option<Earlier>> {
         let found: Option<(i64, i64, i64)> = self
             .conn
             .prepare_cached(
-                "SELECT finish, origin, units FROM receipt
+                "SELECT finish, origin, units FROM receipt INDEXED BY receipt_call
                  WHERE period = ?1 AND inc = ?2 AND call = ?3 ORDER BY off DESC LIMIT 1",
             )?
             .query_row(

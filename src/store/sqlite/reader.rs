@@ -155,7 +155,7 @@ pub(super) fn receipt(
     let snapshot = conn.unchecked_transaction()?;
     let found = snapshot
         .prepare_cached(&format!(
-            "SELECT {RECEIPT_COLUMNS} FROM receipt
+            "SELECT {RECEIPT_COLUMNS} FROM receipt INDEXED BY receipt_call
              WHERE period = ?1 AND inc = ?2 AND call = ?3 ORDER BY off DESC LIMIT 1"
         ))?
         .query_row(

@@ -36,6 +36,9 @@ const IDLE: Duration = Duration::from_millis(20);
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 /// How often the free space is looked at.
 const SPACE_EVERY: Duration = Duration::from_millis(250);
+/// It is looked at after so many receipts as well: a few hundred KiB, far less than what is kept
+/// free, however fast the disk is.
+const SPACE_EVERY_RECEIPTS: u64 = 1000;
 
 /// What kind of work it is, for a disk that runs full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,12 +150,17 @@ impl Writer {
     /// Works until the last sender is gone.
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
         let mut space_at: Option<Instant> = None;
+        let mut space_at_receipts = 0;
         let mut upkeep_at = Instant::now();
         loop {
             let next = jobs.recv_timeout(IDLE);
-            if space_at.is_none_or(|at| at.elapsed() >= SPACE_EVERY) {
+            let receipts = self.counts.receipts.load(Ordering::Relaxed);
+            if space_at.is_none_or(|at| at.elapsed() >= SPACE_EVERY)
+                || receipts.saturating_sub(space_at_receipts) >= SPACE_EVERY_RECEIPTS
+            {
                 self.look_at_space();
                 space_at = Some(Instant::now());
+                space_at_receipts = receipts;
             }
             let idle = match next {
                 Ok(job) => {
