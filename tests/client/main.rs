@@ -76,7 +76,7 @@ async fn a_busy_gateway_is_not_tried_for_ever() {
 
 #[tokio::test]
 async fn an_answer_that_has_begun_is_never_asked_for_again() {
-    let gateway = ScriptedGateway::start(vec![Reply::Lost("hel"), Reply::Whole("hello")]).await;
+    let gateway = ScriptedGateway::start(vec![Reply::Lost("half"), Reply::Whole("hello")]).await;
     let client = client_of(&gateway).await;
     let mut answer = client
         .stream(&chat("task", "hi", None))
@@ -97,7 +97,7 @@ async fn an_answer_that_has_begun_is_never_asked_for_again() {
 #[tokio::test]
 async fn a_stream_that_ends_well_without_completed_is_broken() {
     // P7.
-    let gateway = ScriptedGateway::start(vec![Reply::Cut("hel")]).await;
+    let gateway = ScriptedGateway::start(vec![Reply::Cut("half")]).await;
     let client = client_of(&gateway).await;
     let mut answer = client
         .stream(&chat("task", "hi", None))
@@ -115,7 +115,7 @@ async fn a_stream_that_ends_well_without_completed_is_broken() {
 
 #[tokio::test]
 async fn a_gateway_that_says_nothing_is_left_when_the_time_is_up() {
-    let gateway = ScriptedGateway::start(vec![Reply::Hang("hel")]).await;
+    let gateway = ScriptedGateway::start(vec![Reply::Hang("half")]).await;
     let client = client_of(&gateway).await;
     let client = client.with_deadline(Duration::from_millis(200));
     let mut answer = client
