@@ -71,7 +71,8 @@ impl Admin {
     }
 
     fn is_ready(&self) -> bool {
-        !self.calls.running.is_closed() && !self.calls.books.broken().is_cancelled()
+        // From the start of the drain on, while calls are still taken.
+        self.instruments.draining.get() == 0 && !self.calls.books.broken().is_cancelled()
     }
 
     /// Cells are read when they are asked for, not kept a second time.

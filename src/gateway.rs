@@ -61,8 +61,10 @@ pub struct Addresses {
 struct Stops {
     /// No more connections are accepted; those that live are asked to go.
     accept: CancellationToken,
-    /// What still runs is cut.
+    /// Calls that still run are cut.
     cut: CancellationToken,
+    /// Connections are gone; later than calls, which say last why they ended.
+    gone: CancellationToken,
     /// Exchange, append, periods and upkeep end.
     control: CancellationToken,
 }

@@ -112,7 +112,8 @@ impl Inference {
     /// A place for the receipt, taken before anything else is held.
     fn slot(&self, period: Period) -> Result<Slot, Refusal> {
         let books = &self.calls.books;
-        if self.calls.cut.is_cancelled() || books.broken().is_cancelled() {
+        // Closed from the moment on when connections are asked to go.
+        if self.calls.running.is_closed() || books.broken().is_cancelled() {
             return Err(Refusal::Draining);
         }
         match books.slot(period) {

@@ -163,6 +163,12 @@ impl Shards {
         self.shards.iter().map(|shard| shard.live.streams()).sum()
     }
 
+    /// Connections that are open.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
     /// Ends: no more connections come; waits for the threads, whose connections must have
     /// been told to go.
     pub fn join(self) {

@@ -205,7 +205,7 @@ pub(super) async fn open_doors(config: Arc<Config>, parts: Parts) -> Result<Gate
     let routes = public_routes(&parts, &config, health_service)?;
     let tasks = TaskTracker::new();
     let settings = door_settings(&config);
-    let tokens = (&parts.stops.accept, &parts.stops.cut);
+    let tokens = (&parts.stops.accept, &parts.stops.gone);
     let shards = Shards::start(
         shards(&config),
         settings,

@@ -11,6 +11,9 @@ use super::{Gateway, build};
 /// The longest that receipts are waited for once nothing runs.
 const SETTLE: Duration = Duration::from_secs(5);
 
+/// The longest that connections have to send what calls said last.
+const FLUSH: Duration = Duration::from_secs(2);
+
 pub(super) async fn run(mut gateway: Gateway) -> Result<(), ExchangeError> {
     let drain = gateway.config.drain;
     gateway.instruments.draining.set(1);
@@ -35,6 +38,8 @@ pub(super) async fn run(mut gateway: Gateway) -> Result<(), ExchangeError> {
     }
     gateway.stops.cut.cancel();
     gateway.calls.running.wait().await;
+    flush(&gateway).await;
+    gateway.stops.gone.cancel();
     if !gateway.books.settle(SETTLE).await {
         tracing::error!(
             receipts = gateway.books.pending(),
@@ -56,4 +61,17 @@ pub(super) async fn run(mut gateway: Gateway) -> Result<(), ExchangeError> {
         tracing::error!("a shard did not end well");
     }
     closed
+}
+
+/// Waits until connections, which were asked to go, are gone by themselves.
+async fn flush(gateway: &Gateway) {
+    const LOOK: Duration = Duration::from_millis(10);
+    let gone = async {
+        while gateway.doors.iter().any(|door| door.connections() > 0) {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    if tokio::time::timeout(FLUSH, gone).await.is_err() {
+        tracing::info!("connections are cut");
+    }
 }

@@ -3,4 +3,5 @@
 
 mod abuse;
 mod chat;
+mod door;
 mod support;
