@@ -8,5 +8,6 @@ pub mod gate;
 pub mod inference;
 pub mod listener;
 pub mod signed;
+mod slow;
 pub mod status;
 pub mod tls;

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -15,6 +16,8 @@ use hyper::body::Incoming;
 use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
+
+use super::slow::InTime;
 
 /// What a shard has to do.
 #[derive(Debug, Default)]
@@ -28,6 +31,8 @@ pub struct Live {
 pub struct PublicService<S> {
     inner: S,
     live: Arc<Live>,
+    /// For the whole body of a request.
+    body_limit: Duration,
 }
 
 /// A tower service that answers gRPC requests.
@@ -104,8 +109,12 @@ impl Drop for Counted {
 // === impl PublicService ===
 
 impl<S> PublicService<S> {
-    pub(super) const fn new(inner: S, live: Arc<Live>) -> Self {
-        Self { inner, live }
+    pub(super) const fn new(inner: S, live: Arc<Live>, body_limit: Duration) -> Self {
+        Self {
+            inner,
+            live,
+            body_limit,
+        }
     }
 }
 
@@ -121,7 +130,16 @@ impl<S: Inner> Service<Request<Incoming>> for PublicService<S> {
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         self.live.streams.fetch_add(1, Ordering::Relaxed);
         let counted = Counted(Arc::clone(&self.live));
-        let answering = self.inner.call(request.map(Body::new));
+        let limit = self.body_limit;
+        let timed = !is_conversation(request.uri().path());
+        let request = request.map(|body| {
+            if timed {
+                Body::new(InTime::new(body, limit))
+            } else {
+                Body::new(body)
+            }
+        });
+        let answering = self.inner.call(request);
         Box::pin(async move {
             let response = answering.await?;
             Ok(response.map(|inner| {
@@ -132,6 +150,11 @@ impl<S: Inner> Service<Request<Incoming>> for PublicService<S> {
             }))
         })
     }
+}
+
+/// Whether a method's requests go on for as long as both sides like.
+fn is_conversation(path: &str) -> bool {
+    path.ends_with("/SetAvailability") || path.ends_with("/ServerReflectionInfo")
 }
 
 // === impl CountedBody ===

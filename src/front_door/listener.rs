@@ -17,7 +17,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::counted::{Live, PublicService};
+use super::counted::{Connected, Live, PublicService};
+use super::slow::{Listened, silence};
 use super::tls::Tls;
 use crate::telemetry::Instruments;
 
@@ -30,6 +31,8 @@ pub struct DoorSettings {
     pub streams_max: u32,
     /// To say anything, and to finish a TLS hand-shake.
     pub handshake: Duration,
+    /// For the whole body of a request, unless it is a conversation.
+    pub body: Duration,
     /// Headers of one request, bytes.
     pub header_bytes_max: u32,
     /// A connection is asked to go after this long.
@@ -60,6 +63,8 @@ struct Shard {
 struct Accepted {
     stream: TcpStream,
     tls: Option<Tls>,
+    /// Counted from here on, not only once its shard looks at it.
+    _counted: Connected,
 }
 
 /// What a shard's connections share.
@@ -67,8 +72,6 @@ struct Accepted {
 struct Serving<S> {
     service: PublicService<S>,
     settings: DoorSettings,
-    live: Arc<Live>,
-    open: Arc<AtomicUsize>,
     /// Cancelled when connections are asked to go.
     leave: CancellationToken,
     /// Cancelled when they must be gone.
@@ -103,19 +106,16 @@ impl Shards {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
-            let (make, open, shard_live) = (make.clone(), Arc::clone(&open), Arc::clone(&live));
+            let (make, shard_live) = (make.clone(), Arc::clone(&live));
             let (leave, cut) = (tokens.0.clone(), tokens.1.clone());
             let run = move || {
                 runtime.block_on(async move {
-                    let service = PublicService::new(make(), Arc::clone(&shard_live));
-                    let live = shard_live;
+                    let service = PublicService::new(make(), shard_live, settings.body);
                     serve_all(
                         receiver,
                         Serving {
                             service,
                             settings,
-                            live,
-                            open,
                             leave,
                             cut,
                         },
@@ -145,14 +145,18 @@ impl Shards {
         // Out of descriptors, an accept loop without a pause spins.
         const PAUSE: Duration = Duration::from_millis(50);
         while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
-            let handed = match accepted {
-                Ok((stream, _)) => self.hand(stream, tls.clone()),
-                Err(error) => Err(error),
-            };
-            if let Err(error) = handed {
-                self.instruments.accept_errors.inc();
-                tracing::warn!(%error, "a connection was not accepted");
-                tokio::time::sleep(PAUSE).await;
+            match accepted {
+                Ok((stream, _)) => {
+                    if let Err(error) = self.hand(stream, tls.clone()) {
+                        self.instruments.accept_errors.inc();
+                        tracing::debug!(%error, "a connection was refused");
+                    }
+                }
+                Err(error) => {
+                    self.instruments.accept_errors.inc();
+                    tracing::warn!(%error, "a connection was not accepted");
+                    tokio::time::sleep(PAUSE).await;
+                }
             }
         }
     }
@@ -190,7 +194,11 @@ impl Shards {
         let Some(shard) = idlest else { return Ok(()) };
         shard
             .connections
-            .try_send(Accepted { stream, tls })
+            .try_send(Accepted {
+                stream,
+                tls,
+                _counted: shard.live.connection(&self.open),
+            })
             .map_err(|_| std::io::Error::other("the shard takes no more"))
     }
 }
@@ -209,18 +217,12 @@ async fn serve_all<S: super::counted::Inner>(
 }
 
 async fn serve<S: super::counted::Inner>(accepted: Accepted, serving: Serving<S>) {
-    let _counted = serving.live.connection(&serving.open);
     let limit = serving.settings.handshake;
     let Ok(stream) = tokio::net::TcpStream::from_std(accepted.stream) else {
         return;
     };
     match accepted.tls {
-        None => {
-            // A connection that says nothing would live for ever.
-            if tokio::time::timeout(limit, preface(&stream)).await.is_ok() {
-                drive(stream, serving).await;
-            }
-        }
+        None => drive(stream, serving).await,
         Some(tls) => {
             if let Ok(Ok(stream)) = tokio::time::timeout(limit, tls.accept(stream)).await {
                 drive(stream, serving).await;
@@ -229,18 +231,20 @@ async fn serve<S: super::counted::Inner>(accepted: Accepted, serving: Serving<S>
     }
 }
 
-/// Waits until the whole preface of HTTP/2 is there to be read.
-async fn preface(stream: &tokio::net::TcpStream) {
-    const LENGTH: usize = 24;
-    const LOOK: Duration = Duration::from_millis(20);
-    let mut bytes = [0; LENGTH];
-    while !matches!(stream.peek(&mut bytes).await, Ok(LENGTH | 0) | Err(_)) {
-        // Readiness does not tell more bytes from the same bytes.
-        tokio::time::sleep(LOOK).await;
+/// Serves a connection to its end; one that says nothing would live for ever.
+async fn drive<S: super::counted::Inner>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    serving: Serving<S>,
+) {
+    let read = Arc::new(AtomicUsize::new(0));
+    let silent = silence(Arc::clone(&read), serving.settings.handshake);
+    tokio::select! {
+        () = converse(Listened::new(stream, read), serving) => {}
+        () = silent => tracing::debug!("a silent connection is closed"),
     }
 }
 
-async fn drive<S: super::counted::Inner>(
+async fn converse<S: super::counted::Inner>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     serving: Serving<S>,
 ) {

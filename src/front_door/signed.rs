@@ -1,15 +1,17 @@
 //! Verifies signed calls of the peer listener over the exact bytes that came.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full, Limited};
-use tonic::Status;
+use tokio::sync::Semaphore;
 use tonic::body::Body;
 use tonic::metadata::MetadataMap;
+use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use super::counted::Inner;
@@ -20,6 +22,9 @@ use crate::identity::hotkey::Hotkey;
 /// The largest signed message with its frame, bytes.
 const BODY_BYTES_MAX: usize = 128 * 1024;
 
+/// Bodies of unknown senders at once; all of them are 32 MiB.
+const UNVERIFIED_MAX: usize = 256;
+
 /// The frame of a gRPC message: a flag and a length.
 const FRAME_LEN: usize = 5;
 
@@ -29,12 +34,14 @@ pub struct Caller(pub Hotkey);
 
 /// Verifies signed calls.
 #[derive(Clone, Debug)]
-pub struct Signed(CallVerifier);
+pub struct Signed(CallVerifier, Arc<Semaphore>);
 
 /// A service behind the verifier.
 #[derive(Clone, Debug)]
 pub struct SignedService<S> {
     verifier: CallVerifier,
+    /// Bodies that are held before it is known who sent them.
+    unverified: Arc<Semaphore>,
     inner: S,
 }
 
@@ -53,8 +60,8 @@ enum Covered {
 impl Signed {
     /// Verifies with this.
     #[must_use]
-    pub const fn new(verifier: CallVerifier) -> Self {
-        Self(verifier)
+    pub fn new(verifier: CallVerifier) -> Self {
+        Self(verifier, Arc::new(Semaphore::new(UNVERIFIED_MAX)))
     }
 }
 
@@ -64,6 +71,7 @@ impl<S> Layer<S> for Signed {
     fn layer(&self, inner: S) -> SignedService<S> {
         SignedService {
             verifier: self.0.clone(),
+            unverified: Arc::clone(&self.1),
             inner,
         }
     }
@@ -84,9 +92,9 @@ impl<S: Inner> Service<Request<Body>> for SignedService<S> {
         // The clone is the one that may not be ready.
         let fresh = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, fresh);
-        let verifier = self.verifier.clone();
+        let (verifier, unverified) = (self.verifier.clone(), Arc::clone(&self.unverified));
         Box::pin(async move {
-            match verified(&verifier, request).await {
+            match verified(&verifier, &unverified, request).await {
                 Ok(request) => inner.call(request).await,
                 Err(refusal) => Ok(Status::from(refusal).into_http()),
             }
@@ -104,6 +112,7 @@ fn covered(path: &str) -> Covered {
 
 async fn verified(
     verifier: &CallVerifier,
+    unverified: &Semaphore,
     request: Request<Body>,
 ) -> Result<Request<Body>, Refusal> {
     let (mut parts, body) = request.into_parts();
@@ -112,8 +121,9 @@ async fn verified(
         Covered::Open => return Ok(Request::from_parts(parts, body)),
         Covered::Opening => (Bytes::new(), body),
         Covered::Message => {
+            let _held = unverified.try_acquire().map_err(|_| Refusal::Overloaded)?;
             let whole = Limited::new(body, BODY_BYTES_MAX).collect().await;
-            let whole = whole.map_err(|_| Refusal::Unauthenticated)?.to_bytes();
+            let whole = whole.map_err(|error| unread(error.as_ref()))?.to_bytes();
             (message(&whole)?, Body::new(Full::new(whole)))
         }
     };
@@ -128,6 +138,14 @@ async fn verified(
             tracing::info!(%error, %path, "a signed call was refused");
             Err(Refusal::Unauthenticated)
         }
+    }
+}
+
+/// Why a body did not come whole.
+fn unread(error: &(dyn std::error::Error + 'static)) -> Refusal {
+    match error.downcast_ref::<Status>() {
+        Some(status) if status.code() == Code::DeadlineExceeded => Refusal::Deadline("request"),
+        Some(_) | None => Refusal::Unauthenticated,
     }
 }
 

@@ -279,6 +279,8 @@ fn door_settings(config: &Config) -> DoorSettings {
         connections_max: config.limits.connections_max,
         streams_max: config.limits.streams_per_connection_max,
         handshake: config.limits.handshake,
+        // A body of the largest size, on a slow line.
+        body: config.limits.handshake * 2,
         header_bytes_max: config.limits.header_bytes_max,
         age: config.limits.connection_age,
         keepalive: config.limits.keepalive,
