@@ -220,6 +220,9 @@ pub(super) async fn open_doors(config: Arc<Config>, parts: Parts) -> Result<Gate
         let (door, tls, stop) = (Arc::clone(door), tls.clone(), parts.stops.accept.clone());
         tasks.spawn(async move { door.accept(listener, tls, stop).await });
     }
+    if let Some(tls) = tls {
+        tasks.spawn(tls.follow(parts.stops.control.clone()));
+    }
     let admin_state = crate::admin::Admin::new(&parts.instruments, &parts.calls);
     tasks.spawn(crate::admin::serve(
         admin,
