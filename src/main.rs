@@ -9,12 +9,13 @@ use taugate::client::ask::AskArgs;
 use taugate::client::replay::ReplayArgs;
 use taugate::clock::{Clock as _, SystemClock};
 use taugate::config::Config;
+use taugate::config::reload::Reloader;
 use taugate::demo::DemoArgs;
 use taugate::gateway::Gateway;
 use taugate::identity::api_key::KeyStore as _;
 use taugate::identity::key_ring::{KeyGrant, NewKey};
 use taugate::sidecar::MinerArgs;
-use taugate::store::sqlite::{SqliteSettings, SqliteStore};
+use taugate::store::sqlite::{SqliteSettings, SqliteStore, backup};
 use taugate::telemetry::logs::{Format, start_logs, start_traces};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -44,6 +45,8 @@ enum Command {
     Replay(ReplayArgs),
     /// Print a commented configuration file.
     Init,
+    /// Look after a store file.
+    Store(StoreArgs),
     /// Make, list or revoke API keys of clients. The gateway must not be running.
     Key(KeyArgs),
 }
@@ -92,6 +95,24 @@ enum KeyCommand {
     },
 }
 
+#[derive(Debug, Args)]
+struct StoreArgs {
+    /// The configuration file, which names the store.
+    #[arg(long, short, env = "TAUGATE_CONFIG", global = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: StoreCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum StoreCommand {
+    /// Copy the store, also while a gateway uses it: the copy is of one moment.
+    Backup {
+        /// The new file.
+        file: PathBuf,
+    },
+}
+
 type Failure = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
@@ -107,6 +128,7 @@ fn main() -> ExitCode {
             Ok(ExitCode::SUCCESS)
         }
         Command::Key(args) => key(args),
+        Command::Store(args) => store(args),
     };
     ended.unwrap_or_else(|error| {
         complain(&error.to_string());
@@ -154,16 +176,23 @@ fn gateway(args: &GatewayArgs) -> Result<ExitCode, Failure> {
         .enable_all()
         .build()?;
     let traces = runtime.block_on(async { start_traces() })?;
-    let ended = runtime.block_on(run_gateway(config));
+    let ended = runtime.block_on(run_gateway(config, args.config.clone()));
     traces.shutdown();
     ended
 }
 
-async fn run_gateway(config: Config) -> Result<ExitCode, Failure> {
+async fn run_gateway(config: Config, file: Option<PathBuf>) -> Result<ExitCode, Failure> {
+    let config = Arc::new(config);
     for mark in config.development_marks() {
         tracing::warn!(%mark, "DEVELOPMENT");
     }
-    let gateway = Gateway::start(Arc::new(config), Arc::new(SystemClock)).await?;
+    let gateway = Gateway::start(Arc::clone(&config), Arc::new(SystemClock)).await?;
+    let mut reloading = tokio::task::JoinSet::new();
+    if let Some(file) = file {
+        let (reloader, changes) = Reloader::new(file, config);
+        gateway.follow(changes);
+        reloading.spawn(reloader.run());
+    }
     let at = gateway.addresses();
     tracing::info!(public = %at.public, peer = %at.peer, admin = %at.admin, hotkey = %gateway.hotkey(), "ready");
     let broken = gateway.broken();
@@ -279,6 +308,24 @@ fn replay(args: ReplayArgs) -> Result<ExitCode, Failure> {
             }
         })
     })
+}
+
+// --- store ---
+
+fn store(args: StoreArgs) -> Result<ExitCode, Failure> {
+    let config = match load(args.config.as_ref()) {
+        Ok(config) => config,
+        Err(code) => return Ok(code),
+    };
+    let StoreCommand::Backup { file } = args.command;
+    let bar = indicatif::ProgressBar::new(0);
+    backup(&config.store.path, &file, |progress| {
+        bar.set_length(progress.total);
+        bar.set_position(progress.done);
+    })?;
+    bar.finish_and_clear();
+    print(&format!("copied to {}", file.display()));
+    Ok(ExitCode::SUCCESS)
 }
 
 // --- keys ---

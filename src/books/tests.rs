@@ -50,7 +50,11 @@ impl Engine for Wire {
                 before();
             }
             let count = |away: u32| away.checked_sub(1);
-            if self.away.fetch_update(Ordering::SeqCst, Ordering::SeqCst, count).is_ok() {
+            if self
+                .away
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, count)
+                .is_ok()
+            {
                 return Err(ExchangeError::Unavailable);
             }
             self.store.exchange(&ask)
@@ -77,7 +81,9 @@ impl Engine for Wire {
 
 fn start(wire: Wire) -> (Arc<Wire>, Arc<Books>) {
     let wire = Arc::new(wire);
-    wire.store.open_cell(P, CELL, Units::new(100)).expect("a check");
+    wire.store
+        .open_cell(P, CELL, Units::new(100))
+        .expect("a check");
     let books = Books::new(
         BooksSettings::default(),
         wire.store.new_incarnation(),
@@ -119,7 +125,9 @@ async fn hold(books: &Books, units: u64) -> Result<Reservation, HoldError> {
     let stop = CancellationToken::new();
     let held = async {
         let table = books.table();
-        let held = books.hold(&table, &[CELL], Units::new(units), Origin::Organic).await;
+        let held = books
+            .hold(&table, &[CELL], Units::new(units), Origin::Organic)
+            .await;
         stop.cancel();
         held
     };
@@ -136,7 +144,10 @@ async fn append(books: &Books) {
 #[tokio::test(start_paused = true)]
 async fn a_first_call_that_others_answers_wake_is_not_told_that_its_cell_is_spent() {
     let gate = Some(Semaphore::new(0));
-    let (wire, books) = start(Wire { gate, ..Wire::default() });
+    let (wire, books) = start(Wire {
+        gate,
+        ..Wire::default()
+    });
     let others = async {
         for _ in 0..5 {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -152,11 +163,17 @@ async fn a_first_call_that_others_answers_wake_is_not_told_that_its_cell_is_spen
 async fn a_spent_cell_is_told_from_an_engine_that_is_away() {
     let (wire, books) = start(Wire::default());
     let held = hold(&books, 100).await.expect("the whole cell");
-    assert_eq!(hold(&books, 1).await.expect_err("spent"), HoldError::Spent(CELL));
+    assert_eq!(
+        hold(&books, 1).await.expect_err("spent"),
+        HoldError::Spent(CELL)
+    );
     drop(held);
     assert!(hold(&books, 1).await.is_ok());
     wire.away.store(u32::MAX, Ordering::SeqCst);
-    assert_eq!(hold(&books, 101).await.expect_err("away"), HoldError::EngineAway);
+    assert_eq!(
+        hold(&books, 101).await.expect_err("away"),
+        HoldError::EngineAway
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -175,12 +192,18 @@ async fn a_period_is_closed_when_its_last_receipt_is_durable_and_its_returns_wer
     wire.away.store(1, Ordering::SeqCst);
     books.close_past().await;
     books.close_past().await;
-    assert!(wire.closed.lock().is_empty(), "a return may not have arrived");
+    assert!(
+        wire.closed.lock().is_empty(),
+        "a return may not have arrived"
+    );
     books.close_past().await;
     assert_eq!(*wire.closed.lock(), [P]);
     assert_eq!(books.tables().periods(), [NEXT]);
     assert!(books.slot(P).is_none());
-    let lease = wire.store.lease(P, CELL, books.incarnation()).expect("a lease");
+    let lease = wire
+        .store
+        .lease(P, CELL, books.incarnation())
+        .expect("a lease");
     assert_eq!((lease.granted, lease.proven()), (units, units));
 }
 
@@ -203,7 +226,10 @@ async fn an_ask_that_receipts_overtook_does_not_break_the_books() {
 #[tokio::test(start_paused = true)]
 async fn a_clean_stop_gives_back_what_an_ask_on_its_way_brings() {
     let gate = Some(Semaphore::new(0));
-    let (wire, books) = start(Wire { gate, ..Wire::default() });
+    let (wire, books) = start(Wire {
+        gate,
+        ..Wire::default()
+    });
     let gate = wire.gate.as_ref().expect("a gate");
     let late = async {
         books.lender.need(P, CELL, Units::new(20));
