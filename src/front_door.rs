@@ -7,6 +7,7 @@ pub mod deadline;
 pub mod gate;
 pub mod inference;
 pub mod listener;
+mod measured;
 pub mod signed;
 mod slow;
 pub mod status;

@@ -17,7 +17,9 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
 
+use super::measured::Measure;
 use super::slow::InTime;
+use crate::telemetry::Instruments;
 
 /// What a shard has to do.
 #[derive(Debug, Default)]
@@ -31,6 +33,7 @@ pub struct Live {
 pub struct PublicService<S> {
     inner: S,
     live: Arc<Live>,
+    instruments: Arc<Instruments>,
     /// For the whole body of a request.
     body_limit: Duration,
 }
@@ -68,6 +71,7 @@ pub(super) struct Connected(Arc<Live>, Arc<AtomicUsize>);
 #[derive(Debug)]
 struct CountedBody {
     inner: Body,
+    measure: Measure,
     _counted: Counted,
 }
 
@@ -109,10 +113,16 @@ impl Drop for Counted {
 // === impl PublicService ===
 
 impl<S> PublicService<S> {
-    pub(super) const fn new(inner: S, live: Arc<Live>, body_limit: Duration) -> Self {
+    pub(super) const fn new(
+        inner: S,
+        live: Arc<Live>,
+        instruments: Arc<Instruments>,
+        body_limit: Duration,
+    ) -> Self {
         Self {
             inner,
             live,
+            instruments,
             body_limit,
         }
     }
@@ -130,6 +140,7 @@ impl<S: Inner> Service<Request<Incoming>> for PublicService<S> {
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         self.live.streams.fetch_add(1, Ordering::Relaxed);
         let counted = Counted(Arc::clone(&self.live));
+        let mut measure = Measure::begin(&self.instruments, request.uri().path());
         let limit = self.body_limit;
         let timed = !is_conversation(request.uri().path());
         let request = request.map(|body| {
@@ -142,9 +153,11 @@ impl<S: Inner> Service<Request<Incoming>> for PublicService<S> {
         let answering = self.inner.call(request);
         Box::pin(async move {
             let response = answering.await?;
+            measure.see(response.headers());
             Ok(response.map(|inner| {
                 Body::new(CountedBody {
                     inner,
+                    measure,
                     _counted: counted,
                 })
             }))
@@ -167,7 +180,13 @@ impl http_body::Body for CountedBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.inner).poll_frame(cx)
+        let frame = Pin::new(&mut self.inner).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &frame
+            && let Some(trailers) = frame.trailers_ref()
+        {
+            self.measure.see(trailers);
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

@@ -108,9 +108,10 @@ impl Shards {
                 .build()?;
             let (make, shard_live) = (make.clone(), Arc::clone(&live));
             let (leave, cut) = (tokens.0.clone(), tokens.1.clone());
+            let measured = Arc::clone(instruments);
             let run = move || {
                 runtime.block_on(async move {
-                    let service = PublicService::new(make(), shard_live, settings.body);
+                    let service = PublicService::new(make(), shard_live, measured, settings.body);
                     serve_all(
                         receiver,
                         Serving {

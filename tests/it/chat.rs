@@ -235,3 +235,30 @@ async fn an_answer_that_outgrows_its_cell_ends_with_length() {
     );
     assert_eq!(heard.text.chars().count() as u64, (posted - 1) * 4);
 }
+
+#[tokio::test]
+async fn each_request_is_measured_with_its_method_code_and_reason() {
+    // N38: histograms, not gauges.
+    let miner = FakeMiner::start(hello()).await;
+    let gateway = TestGateway::start().await;
+    gateway.declare("//One", &miner, 100_000, 4).await;
+    gateway.ask(chat("hello")).await;
+    let mut unknown = chat("hello");
+    unknown.task = "nope".into();
+    gateway.ask(unknown).await;
+    let instruments = &gateway.gateway.calls().instruments;
+    gateway
+        .until("both requests ended", || {
+            instruments.inflight_streams.get() == 0
+        })
+        .await;
+    let text = instruments.text();
+    let method = r#"method="taugate.v1.InferenceService/StreamGenerate""#;
+    for line in [
+        format!(r#"taugate_requests_total{{{method},code="OK",reason=""}} 1"#),
+        format!(r#"taugate_requests_total{{{method},code="NOT_FOUND",reason="TASK_NOT_FOUND"}} 1"#),
+        format!("taugate_request_duration_seconds_count{{{method}}} 2"),
+    ] {
+        assert!(text.contains(&line), "{line}\n{text}");
+    }
+}
