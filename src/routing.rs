@@ -2,8 +2,12 @@
 
 pub mod choice;
 pub mod cost;
+pub mod explanation;
 mod plan;
+pub mod settings;
 pub mod vitals;
 
-pub use choice::{Balances, Choices, Explanation, NoChoice, Policy, Router, Wish};
+pub use choice::{Balances, Choices, NoChoice, Router, Wish};
+pub use explanation::Explanation;
+pub use settings::{Policy, RouterSettings};
 pub use vitals::{InFlight, Sample, Vitals};

@@ -179,13 +179,13 @@ impl Attempt {
 
     /// What routing learns from this attempt.
     #[must_use]
-    pub fn sample(&self, prompt_bytes: usize) -> Sample {
+    pub fn sample(&self, prompt_units: Units) -> Sample {
         let ended = self.ended.unwrap_or_else(Instant::now);
         Sample {
             first_chunk: self.to_first_chunk(),
             duration: ended.saturating_duration_since(self.sent),
             units: self.units,
-            prompt_bytes,
+            output: self.units.saturating_sub(prompt_units),
         }
     }
 

@@ -214,7 +214,7 @@ impl Guard {
         self.calls.vitals.ended(
             in_flight,
             outcome,
-            attempt.sample(self.record.prompt_bytes),
+            attempt.sample(self.record.prompt_units),
             now_ms,
         );
         self.calls.waiting.freed(&self.record.task.id);

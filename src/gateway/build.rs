@@ -41,7 +41,7 @@ use crate::proto::v1::inference_service_server::InferenceServiceServer;
 use crate::registry::declaration::DeclarationStore;
 use crate::registry::share::Share;
 use crate::registry::{Registry, RegistrySettings};
-use crate::routing::{Policy, Router, Vitals};
+use crate::routing::{Policy, Router, RouterSettings, Vitals};
 use crate::store::sqlite::{SqliteSettings, SqliteStore};
 use crate::telemetry::Instruments;
 
@@ -151,10 +151,13 @@ fn calls(
     stops: &Stops,
 ) -> Calls {
     let limits = &config.limits;
-    let policy = match config.routing.policy {
-        ConfiguredPolicy::TwoChoices => Policy::TwoChoices,
-        ConfiguredPolicy::Random => Policy::Random,
-        ConfiguredPolicy::RoundRobin => Policy::RoundRobin,
+    let router = RouterSettings {
+        policy: match config.routing.policy {
+            ConfiguredPolicy::TwoChoices => Policy::TwoChoices,
+            ConfiguredPolicy::Random => Policy::Random,
+            ConfiguredPolicy::RoundRobin => Policy::RoundRobin,
+        },
+        period: Duration::from_secs(u64::from(config.period.length.secs())),
     };
     // At least ten retries a second, so that a quiet gateway can retry at all.
     #[expect(clippy::cast_possible_truncation, reason = "a configured part of one")]
@@ -162,7 +165,7 @@ fn calls(
     Calls {
         books: Arc::clone(books),
         registry: Arc::clone(registry),
-        router: Arc::new(Router::new(policy, books.incarnation().0)),
+        router: Arc::new(Router::new(router, books.incarnation().0)),
         vitals: Arc::new(Vitals::default()),
         instruments: Arc::clone(instruments),
         settings: CallSettings {

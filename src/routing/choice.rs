@@ -10,13 +10,15 @@ use taugate_ledger::ids::CellId;
 use taugate_ledger::table::Table;
 use taugate_ledger::units::Units;
 
-use super::plan::{Entry, Plan};
+use super::explanation::{Candidate, Explanation, Verdict};
+use super::plan::{Entry, Plan, View};
+use super::settings::{Policy, RouterSettings};
 use super::vitals::Vitals;
-use crate::proto::v1;
 use crate::registry::snapshot::{Availability, Offer, Snapshot};
 use crate::task::TaskId;
 
-/// Pairs that are sampled before the scan.
+/// Pairs that are sampled before the scan: they find a miner that is not busy, unless
+/// hardly any is.
 const SAMPLES: u32 = 5;
 
 /// Entries that the scan looks at.
@@ -30,22 +32,10 @@ pub trait Balances: Sync {
     fn spent(&self, cell: CellId) -> Units;
 }
 
-/// How miners are chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Policy {
-    /// Two sampled by what they have left, the cheaper one taken.
-    #[default]
-    TwoChoices,
-    /// Any, with equal chances, whatever its size and load; as Vision 3.0 did. To compare with.
-    Random,
-    /// One after the other. To compare with.
-    RoundRobin,
-}
-
 /// Chooses miners for calls.
 #[derive(Debug)]
 pub struct Router {
-    policy: Policy,
+    settings: RouterSettings,
     plans: ArcSwap<HashMap<TaskId, Arc<Plan>>>,
     draws: AtomicU64,
     turn: AtomicU64,
@@ -100,43 +90,6 @@ pub enum NoChoice {
     AllExcluded,
 }
 
-/// What became of a candidate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It was taken.
-    Chosen,
-    /// Another one was cheaper.
-    HigherScore,
-    /// Too little of its allotment is left.
-    Exhausted,
-    /// It takes no more at once.
-    Busy,
-    /// It is left out for a while.
-    Ejected,
-    /// It was tried before, or another one is meant.
-    Excluded,
-    /// Its units went to another call in between.
-    LostRace,
-}
-
-/// A miner that was looked at.
-#[derive(Clone, Debug)]
-pub struct Candidate {
-    hotkey: Arc<str>,
-    cell: CellId,
-    score: Option<f64>,
-    left: Units,
-    in_flight: u32,
-    verdict: Verdict,
-}
-
-/// How a miner was chosen.
-#[derive(Clone, Debug)]
-pub struct Explanation {
-    policy: Policy,
-    candidates: Vec<Candidate>,
-}
-
 // === impl Balances ===
 
 impl Balances for Table {
@@ -154,9 +107,9 @@ impl Balances for Table {
 impl Router {
     /// A router that knows nobody yet. The seed decides its draws.
     #[must_use]
-    pub fn new(policy: Policy, seed: u64) -> Self {
+    pub fn new(settings: RouterSettings, seed: u64) -> Self {
         Self {
-            policy,
+            settings,
             plans: ArcSwap::default(),
             draws: AtomicU64::new(seed),
             turn: AtomicU64::new(0),
@@ -171,8 +124,15 @@ impl Router {
         vitals: &Vitals,
         now_ms: u64,
     ) {
+        let settings = self.settings;
         let plans = snapshot.markets.iter().map(|(task, market)| {
-            let plan = Plan::new(Arc::clone(market), balances, vitals, now_ms);
+            let view = View {
+                settings,
+                balances,
+                vitals,
+                now_ms,
+            };
+            let plan = Plan::new(Arc::clone(market), &view);
             (Arc::clone(task), Arc::new(plan))
         });
         self.plans.store(Arc::new(plans.collect()));
@@ -195,7 +155,7 @@ impl Router {
     ) -> Choices<'a> {
         let plan = self.plans.load().get(task).map(Arc::clone);
         let entries = plan.as_ref().map_or(0, |plan| plan.entries.len());
-        let start = match self.policy {
+        let start = match self.settings.policy {
             Policy::RoundRobin => self.turn.fetch_add(1, Ordering::Relaxed),
             Policy::TwoChoices | Policy::Random => self.draw(),
         };
@@ -238,7 +198,8 @@ impl Choices<'_> {
         if let Some(loser) = self.loser.take() {
             return plan.offer(loser).cloned();
         }
-        let samples = self.wish.pinned.is_none() && self.router.policy == Policy::TwoChoices;
+        let samples =
+            self.wish.pinned.is_none() && self.router.settings.policy == Policy::TwoChoices;
         while samples && self.sampled < SAMPLES {
             self.sampled += 1;
             let draws = [self.router.draw(), self.router.draw()];
@@ -266,7 +227,7 @@ impl Choices<'_> {
         self.mark(cell, Verdict::Chosen);
         let candidates = std::mem::take(&mut self.candidates);
         self.wish.explain.then_some(Explanation {
-            policy: self.router.policy,
+            policy: self.router.settings.policy,
             candidates,
         })
     }
@@ -331,6 +292,7 @@ impl Choices<'_> {
             Verdict::Excluded if self.wish.pinned.is_none() => self.seen.excluded = true,
             Verdict::Excluded
             | Verdict::Ejected
+            | Verdict::Draining
             | Verdict::Chosen
             | Verdict::HigherScore
             | Verdict::LostRace => {}
@@ -357,6 +319,10 @@ impl Choices<'_> {
         if pinned || self.wish.exclude.contains(&offer.cell) {
             return Verdict::Excluded;
         }
+        // It never becomes free again: nobody waits for it.
+        if offer.availability == Availability::Draining {
+            return Verdict::Draining;
+        }
         // What was granted before a declaration was lowered is not spent beyond it.
         let after = self
             .balances
@@ -365,10 +331,13 @@ impl Choices<'_> {
         if left < self.wish.units || after > offer.allotment {
             return Verdict::Exhausted;
         }
-        if offer.availability != Availability::Free || entry.is_full(offer) {
+        let busy = offer.availability == Availability::Busy
+            || entry.pulse.is_pausing(self.now_ms)
+            || entry.is_full(offer);
+        if busy {
             return Verdict::Busy;
         }
-        let fresh = !scanning && entry.pulse.is_ejected(self.now_ms);
+        let fresh = !scanning && !entry.spared && entry.pulse.is_ejected(self.now_ms);
         if self.wish.pinned.is_none() && (entry.ejected || fresh) {
             return Verdict::Ejected;
         }
@@ -392,58 +361,5 @@ impl std::fmt::Debug for Choices<'_> {
         f.debug_struct("Choices")
             .field("seen", &self.seen)
             .finish_non_exhaustive()
-    }
-}
-
-// === impl Policy ===
-
-impl Policy {
-    /// Its name.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::TwoChoices => "two_choices",
-            Self::Random => "random",
-            Self::RoundRobin => "round_robin",
-        }
-    }
-}
-
-// === impl Verdict ===
-
-impl Verdict {
-    /// Its word on the wire.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Chosen => "chosen",
-            Self::HigherScore => "higher_score",
-            Self::Exhausted => "exhausted",
-            Self::Busy => "busy",
-            Self::Ejected => "ejected",
-            Self::Excluded => "excluded",
-            Self::LostRace => "lost_race",
-        }
-    }
-}
-
-// === impl Explanation ===
-
-impl Explanation {
-    /// As a client gets it.
-    #[must_use]
-    pub fn to_proto(&self, waited_ms: u64) -> v1::Explanation {
-        let candidates = self.candidates.iter().map(|candidate| v1::Candidate {
-            miner: candidate.hotkey.to_string(),
-            score: candidate.score,
-            units_free: candidate.left.get(),
-            in_flight: candidate.in_flight,
-            verdict: candidate.verdict.as_str().to_owned(),
-        });
-        v1::Explanation {
-            policy: self.policy.as_str().to_owned(),
-            candidates: candidates.collect(),
-            waited_ms,
-        }
     }
 }

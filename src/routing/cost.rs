@@ -26,7 +26,12 @@ pub struct Burden {
 pub fn cost(burden: &Burden) -> f64 {
     let occupancy = f64::from(burden.in_flight) / burden.concurrency.max(1.0) + 0.25;
     let latency = ratio(burden.latency, burden.median).clamp(0.7, 10.0);
-    let pace = ratio(burden.pace, burden.pace_mean).clamp(0.3, 3.0);
+    // No attempt yet is a pace, too: the slowest.
+    let pace = if burden.pace_mean > 0.0 {
+        (burden.pace / burden.pace_mean).clamp(0.3, 3.0)
+    } else {
+        1.0
+    };
     occupancy * latency * pace / burden.success.max(0.05).powi(2)
 }
 

@@ -7,6 +7,7 @@ use taugate_ledger::units::Units;
 
 use super::choice::Balances;
 use super::cost::{Burden, cost};
+use super::settings::RouterSettings;
 use super::vitals::{Pulse, Vitals};
 use crate::registry::snapshot::{Availability, Market, Offer};
 
@@ -28,7 +29,22 @@ pub(super) struct Plan {
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) pulse: Arc<Pulse>,
+    /// Left out.
     pub(super) ejected: bool,
+    /// Fails, but too many do: it is not left out.
+    pub(super) spared: bool,
+    /// Calls in flight at a miner that works at its allotment's rate; `None` where nobody's
+    /// pace is known yet.
+    usual: Option<f64>,
+}
+
+/// What a market is weighed by.
+#[derive(Clone, Copy)]
+pub(super) struct View<'a> {
+    pub(super) settings: RouterSettings,
+    pub(super) balances: &'a dyn Balances,
+    pub(super) vitals: &'a Vitals,
+    pub(super) now_ms: u64,
 }
 
 /// A slot of the alias table: below the threshold itself, above it another.
@@ -41,36 +57,32 @@ struct Slot {
 // === impl Plan ===
 
 impl Plan {
-    pub(super) fn new(
-        market: Arc<Market>,
-        balances: &dyn Balances,
-        vitals: &Vitals,
-        now_ms: u64,
-    ) -> Self {
-        let mut entries: Vec<_> = market
-            .offers
-            .iter()
+    pub(super) fn new(market: Arc<Market>, view: &View<'_>) -> Self {
+        let offers = market.offers.iter();
+        let mut entries: Vec<_> = offers
             .map(|offer| Entry {
-                pulse: vitals.pulse(offer.cell),
+                pulse: view.vitals.pulse(offer.cell),
                 ejected: false,
+                spared: false,
+                usual: None,
             })
             .collect();
-        eject(&mut entries, now_ms);
-        let weights: Vec<f64> = market
-            .offers
-            .iter()
-            .zip(&entries)
-            .map(|(offer, entry)| weight(offer, entry, balances))
+        eject(&mut entries, view);
+        let pulses = entries.iter().map(|entry| &entry.pulse);
+        let service_median = median(pulses.clone().map(|pulse| pulse.service()).collect());
+        let latency_median = median(pulses.map(|pulse| pulse.latency()).collect());
+        for (offer, entry) in market.offers.iter().zip(&mut entries) {
+            entry.usual = usual(offer, &entry.pulse, service_median, &view.settings);
+        }
+        let pairs = market.offers.iter().zip(&entries);
+        let weights: Vec<f64> = pairs
+            .clone()
+            .map(|(offer, entry)| weight(offer, entry, view.balances))
             .collect();
-        let paces = market
-            .offers
-            .iter()
-            .zip(&entries)
-            .map(|(offer, entry)| pace(offer, entry));
         Self {
             alias: alias(&weights),
-            latency_median: median(entries.iter().map(|entry| entry.pulse.latency()).collect()),
-            pace_mean: mean(paces),
+            latency_median,
+            pace_mean: mean(pairs.map(|(offer, entry)| pace(offer, entry))),
             entries,
             market,
         }
@@ -105,7 +117,7 @@ impl Plan {
     pub(super) fn cost(&self, entry: &Entry, offer: &Offer) -> f64 {
         cost(&Burden {
             in_flight: entry.pulse.in_flight(),
-            concurrency: entry.limit(offer).map_or(CONCURRENCY_GUESS, f64::from),
+            concurrency: entry.concurrency(offer),
             latency: entry.pulse.latency(),
             median: self.latency_median,
             pace: pace(offer, entry),
@@ -126,17 +138,28 @@ impl Entry {
         }
     }
 
+    /// What its occupancy is measured by: calls in flight at its allotment's rate, but no
+    /// more than it takes.
+    fn concurrency(&self, offer: &Offer) -> f64 {
+        let limit = self.limit(offer).map(f64::from);
+        match (self.usual, limit) {
+            (Some(usual), Some(limit)) => usual.min(limit),
+            (usual, limit) => usual.or(limit).unwrap_or(CONCURRENCY_GUESS),
+        }
+    }
+
     pub(super) fn is_full(&self, offer: &Offer) -> bool {
         self.limit(offer)
             .is_some_and(|limit| self.pulse.in_flight() >= limit)
     }
 }
 
-/// Leaves out who fails, worst first, but never more than half.
-fn eject(entries: &mut [Entry], now_ms: u64) {
+/// Leaves out who fails, worst first, but never more than half: when more look bad, the
+/// fault is likely not theirs.
+fn eject(entries: &mut [Entry], view: &View<'_>) {
     let most = entries.len() / 2;
     let mut failing: Vec<usize> = (0..entries.len())
-        .filter(|at| entries[*at].pulse.is_ejected(now_ms))
+        .filter(|at| entries[*at].pulse.is_ejected(view.now_ms))
         .collect();
     failing.sort_by(|a, b| {
         entries[*a]
@@ -144,9 +167,20 @@ fn eject(entries: &mut [Entry], now_ms: u64) {
             .success()
             .total_cmp(&entries[*b].pulse.success())
     });
-    for at in failing.into_iter().take(most) {
-        entries[at].ejected = true;
+    for (place, at) in failing.into_iter().enumerate() {
+        entries[at].ejected = place < most;
+        entries[at].spared = place >= most;
     }
+}
+
+/// Calls in flight at a miner that works at its allotment's rate: units a second times
+/// seconds a unit. A newcomer is thought to be as quick as the others.
+fn usual(offer: &Offer, pulse: &Pulse, median: f64, settings: &RouterSettings) -> Option<f64> {
+    let service = Some(pulse.service()).filter(|service| *service > 0.0);
+    let service = service.or_else(|| Some(median).filter(|median| *median > 0.0))?;
+    let period_us = settings.period.as_secs_f64() * 1e6;
+    let allotment = number(offer.allotment.min(offer.verified));
+    (period_us > 0.0).then(|| (allotment / period_us * service).max(1.0))
 }
 
 /// What is left to spend, times success: weight by what is left alone would feed the dead,

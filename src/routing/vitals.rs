@@ -13,9 +13,11 @@ use taugate_ledger::units::Units;
 
 /// The weight of a slower answer in the latency: bad news counts at once.
 const LATENCY_RISE: f64 = 0.5;
-/// The weight of a quicker one.
+/// The weight of a quicker one: one lucky answer does not hide ten slow ones.
 const LATENCY_FALL: f64 = 0.1;
-/// The weight of one attempt in the success rate.
+/// The weight of one attempt in the time that a unit takes all told.
+const SERVICE_WEIGHT: f64 = 0.1;
+/// The weight of one attempt in the success rate: about seven make up most of it.
 const SUCCESS_WEIGHT: f64 = 0.15;
 /// Below this success rate a miner is left out for a while.
 const EJECT_BELOW: f64 = 0.5;
@@ -29,6 +31,11 @@ const EJECT_LONG_MS: u64 = 60_000;
 const TOO_MANY: f64 = 0.7;
 /// Good attempts that raise the learned concurrency by one.
 const RAISE_AFTER: u32 = 8;
+/// A miner that said "too many" gets nothing for this long; twice as long each time in a
+/// row. Else one that turns everything away would look idle, and be asked again and again.
+const PAUSE_MS_MIN: u64 = 50;
+/// At most this long.
+const PAUSE_MS_MAX: u64 = 3_200;
 
 /// The vitals of every miner and task.
 #[derive(Debug, Default)]
@@ -43,6 +50,9 @@ pub struct Pulse {
     in_flight: AtomicU32,
     /// Microseconds per unit, without prefill; bits of an f64, 0 before the first sample.
     latency: AtomicU64,
+    /// Microseconds per charged unit, prefill and prompt included; bits of an f64, 0 before
+    /// the first sample.
+    service: AtomicU64,
     /// 0 to 1; bits of an f64.
     success: AtomicU64,
     /// Monotonic milliseconds.
@@ -50,6 +60,10 @@ pub struct Pulse {
     /// Requests at once that the miner was seen to take; 0: not learned.
     concurrency: AtomicU32,
     good_in_a_row: AtomicU32,
+    /// Answers of "too many" without a good one in between.
+    busy_in_a_row: AtomicU32,
+    /// Monotonic milliseconds.
+    paused_until: AtomicU64,
     /// Units of all attempts, whatever their end: pace by successes would feed the dead.
     attempted: AtomicU64,
 }
@@ -66,10 +80,10 @@ pub struct Sample {
     pub first_chunk: Option<Duration>,
     /// From dispatch to the end.
     pub duration: Duration,
-    /// Units booked.
+    /// Units booked, prompt and output.
     pub units: Units,
-    /// Size of the prompt, bytes.
-    pub prompt_bytes: usize,
+    /// Of these, the output's.
+    pub output: Units,
 }
 
 // === impl Vitals ===
@@ -120,10 +134,13 @@ impl Default for Pulse {
         Self {
             in_flight: AtomicU32::new(0),
             latency: AtomicU64::new(0),
+            service: AtomicU64::new(0),
             success: AtomicU64::new(1.0_f64.to_bits()),
             ejected_until: AtomicU64::new(0),
             concurrency: AtomicU32::new(0),
             good_in_a_row: AtomicU32::new(0),
+            busy_in_a_row: AtomicU32::new(0),
+            paused_until: AtomicU64::new(0),
             attempted: AtomicU64::new(0),
         }
     }
@@ -142,6 +159,12 @@ impl Pulse {
         f64::from_bits(self.latency.load(Ordering::Relaxed))
     }
 
+    /// Microseconds per charged unit, all told; 0 before the first sample.
+    #[must_use]
+    pub fn service(&self) -> f64 {
+        f64::from_bits(self.service.load(Ordering::Relaxed))
+    }
+
     /// The part of attempts that end well, 0 to 1.
     #[must_use]
     pub fn success(&self) -> f64 {
@@ -152,6 +175,12 @@ impl Pulse {
     #[must_use]
     pub fn is_ejected(&self, now_ms: u64) -> bool {
         now_ms < self.ejected_until.load(Ordering::Relaxed)
+    }
+
+    /// Whether it said "too many" a moment ago.
+    #[must_use]
+    pub fn is_pausing(&self, now_ms: u64) -> bool {
+        now_ms < self.paused_until.load(Ordering::Relaxed)
     }
 
     /// Requests at once that it was seen to take; `None` while it never said "too many".
@@ -168,10 +197,13 @@ impl Pulse {
 
     fn forget(&self) {
         self.latency.store(0, Ordering::Relaxed);
+        self.service.store(0, Ordering::Relaxed);
         self.success.store(1.0_f64.to_bits(), Ordering::Relaxed);
         self.ejected_until.store(0, Ordering::Relaxed);
         self.concurrency.store(0, Ordering::Relaxed);
         self.good_in_a_row.store(0, Ordering::Relaxed);
+        self.busy_in_a_row.store(0, Ordering::Relaxed);
+        self.paused_until.store(0, Ordering::Relaxed);
     }
 
     fn learn(&self, outcome: Outcome, sample: Sample, now_ms: u64) {
@@ -181,10 +213,12 @@ impl Pulse {
                 self.learn_success(1.0, now_ms);
                 self.learn_room();
             }
-            Outcome::Busy => self.learn_too_many(),
+            Outcome::Busy => self.learn_too_many(now_ms),
             // The client's doing: it must not get a miner left out.
             Outcome::Cancelled | Outcome::Refused => {}
-            Outcome::Lost | Outcome::Stalled | Outcome::Protocol => self.learn_success(0.0, now_ms),
+            Outcome::Lost | Outcome::Stalled | Outcome::Protocol => {
+                self.learn_success(0.0, now_ms);
+            }
         }
     }
 
@@ -192,21 +226,18 @@ impl Pulse {
         let writing = sample
             .duration
             .saturating_sub(sample.first_chunk.unwrap_or_default());
-        let units = u32::try_from(sample.units.get()).unwrap_or(u32::MAX).max(1);
-        // One microsecond at least, so that 0 keeps meaning "not known".
-        let seen = (writing.as_secs_f64() * 1e6 / f64::from(units)).max(1.0);
+        let latency = micros_per_unit(writing, sample.output);
         let known = self.latency();
-        let weight = if seen > known {
+        let weight = if latency > known {
             LATENCY_RISE
         } else {
             LATENCY_FALL
         };
-        let next = if known > 0.0 {
-            (seen - known).mul_add(weight, known)
-        } else {
-            seen
-        };
-        self.latency.store(next.to_bits(), Ordering::Relaxed);
+        self.latency
+            .store(step(known, latency, weight).to_bits(), Ordering::Relaxed);
+        let service = micros_per_unit(sample.duration, sample.units);
+        let next = step(self.service(), service, SERVICE_WEIGHT);
+        self.service.store(next.to_bits(), Ordering::Relaxed);
     }
 
     fn learn_success(&self, seen: f64, now_ms: u64) {
@@ -228,6 +259,7 @@ impl Pulse {
     }
 
     fn learn_room(&self) {
+        self.busy_in_a_row.store(0, Ordering::Relaxed);
         let good = self
             .good_in_a_row
             .fetch_add(1, Ordering::Relaxed)
@@ -242,7 +274,13 @@ impl Pulse {
         clippy::cast_sign_loss,
         reason = "a smaller positive number"
     )]
-    fn learn_too_many(&self) {
+    fn learn_too_many(&self, now_ms: u64) {
+        let before = self.busy_in_a_row.fetch_add(1, Ordering::Relaxed);
+        let pause_ms = PAUSE_MS_MIN
+            .saturating_mul(1 << before.min(10))
+            .min(PAUSE_MS_MAX);
+        self.paused_until
+            .fetch_max(now_ms.saturating_add(pause_ms), Ordering::Relaxed);
         self.good_in_a_row.store(0, Ordering::Relaxed);
         let had = self
             .concurrency()
@@ -251,6 +289,21 @@ impl Pulse {
         let next = ((f64::from(had) * TOO_MANY) as u32).max(1);
         self.concurrency.store(next, Ordering::Relaxed);
     }
+}
+
+/// A moving mean; the first sample stands for itself.
+fn step(known: f64, seen: f64, weight: f64) -> f64 {
+    if known > 0.0 {
+        (seen - known).mul_add(weight, known)
+    } else {
+        seen
+    }
+}
+
+/// One microsecond at least, so that 0 keeps meaning "not known".
+fn micros_per_unit(span: Duration, units: Units) -> f64 {
+    let units = u32::try_from(units.get()).unwrap_or(u32::MAX).max(1);
+    (span.as_secs_f64() * 1e6 / f64::from(units)).max(1.0)
 }
 
 // === impl InFlight ===
