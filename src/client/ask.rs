@@ -13,6 +13,11 @@ use crate::proto::v1::stream_generate_response::Event;
 /// Ends with 0 when the whole answer came, 1 when it broke off or was refused, 2 when the
 /// request was wrong, 3 when there was no capacity, 4 when no gateway answers.
 #[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "Ends with 0 when the whole answer came, 1 when it broke off or was \
+                        refused, 2 when the request was wrong, 3 when there was no capacity, 4 \
+                        when no gateway answers."
+)]
 pub struct AskArgs {
     /// What to ask; `-` reads it from standard input. Without it the tasks are listed
     pub prompt: Option<String>,

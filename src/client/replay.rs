@@ -25,11 +25,13 @@ use super::{Client, ConnectError, Refused, Retries, chat};
 use crate::proto::v1;
 use crate::proto::v1::stream_generate_response::Event;
 
-/// Replays recorded traffic against a gateway, and says what came of it.
-///
-/// Refusals are a result, not a failure. Ends with 0 when answers came, 1 when not one did,
-/// 2 when the trace or the task is wrong, 4 when no gateway answers.
+/// Replays recorded traffic against a gateway, and says what came of it. Refusals are a
+/// result, not a failure.
 #[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "Ends with 0 when answers came, 1 when not one did, 2 when the trace or \
+                        the task is wrong, 4 when no gateway answers."
+)]
 pub struct ReplayArgs {
     /// The trace, CSV with TIMESTAMP,ContextTokens,GeneratedTokens; without it, an hour of a
     /// coding service that is shipped
