@@ -9,6 +9,7 @@ pub mod call;
 pub mod hotkey;
 pub mod key_ring;
 pub mod nonce;
+pub mod pace;
 pub mod signature;
 
 /// The engine under a durable row did not answer; nothing is known to have changed.

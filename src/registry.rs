@@ -1,9 +1,11 @@
 //! What the gateway holds of miners: declarations, shares, availability; published as
 //! immutable snapshots.
 
+pub mod availability;
 pub mod book;
 pub mod checked;
 pub mod declaration;
+pub mod roll;
 pub mod share;
 pub mod snapshot;
 

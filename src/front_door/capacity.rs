@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use taugate_ledger::period::Period;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -17,8 +17,9 @@ use crate::books::Books;
 use crate::identity::hotkey::Hotkey;
 use crate::proto::v1;
 use crate::registry::Registry;
-use crate::registry::book::Change;
+use crate::registry::availability::Change;
 use crate::registry::checked::{DeclareError, Record};
+use crate::registry::roll::LeftOut;
 use crate::registry::snapshot::{Availability, Offer};
 
 /// The service.
@@ -28,10 +29,18 @@ pub struct Capacity {
     books: Arc<Books>,
     registry: Arc<Registry>,
     stop: CancellationToken,
+    /// A place for each watcher.
+    watches: Arc<Semaphore>,
 }
 
 /// How often a watcher hears of amounts that moved.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Watchers at once: each looks at every offer once a second.
+const WATCHES_MAX: usize = 256;
+
+/// Tasks that a watcher names.
+const TASKS_MAX: usize = 256;
 
 /// Changes that wait for a watcher; one that does not read is left behind, not waited for.
 const WATCH_MAX: usize = 256;
@@ -43,7 +52,7 @@ type Entries = Pin<Box<dyn Stream<Item = Result<v1::WatchCapacityResponse, Statu
 impl Capacity {
     /// The service of the gateway with this hotkey.
     #[must_use]
-    pub const fn new(
+    pub fn new(
         hotkey: Hotkey,
         books: Arc<Books>,
         registry: Arc<Registry>,
@@ -54,38 +63,25 @@ impl Capacity {
             books,
             registry,
             stop,
+            watches: Arc::new(Semaphore::new(WATCHES_MAX)),
         }
     }
 
-    fn allotments(&self, hotkey: Hotkey, declared: &[u8]) -> Vec<v1::Allotment> {
-        let snapshot = self.registry.snapshot();
-        let name = hotkey.to_string();
+    fn allotments(&self, hotkey: Hotkey) -> Vec<v1::Allotment> {
         let table = self.books.table();
-        let declaration: v1::Declaration = prost::Message::decode(declared).unwrap_or_default();
-        let answer = |task: v1::DeclaredTask| {
-            let market = snapshot.markets.get(task.task.as_str());
-            let offers = market
-                .map(|market| market.offers.as_slice())
-                .unwrap_or_default();
-            match offers.iter().find(|offer| *offer.miner.hotkey == *name) {
-                Some(offer) => v1::Allotment {
-                    task: task.task,
-                    declared: offer.declared.get(),
-                    allotment: offer.allotment.get(),
-                    posted: table.posted_total(offer.cell).get(),
-                    left_out: String::new(),
-                },
-                None => v1::Allotment {
-                    task: task.task,
-                    left_out: "unknown_task".to_owned(),
-                    ..v1::Allotment::default()
-                },
-            }
-        };
-        declaration.tasks.into_iter().map(answer).collect()
+        let standing = self.registry.standing(hotkey).into_iter();
+        standing
+            .map(|one| v1::Allotment {
+                task: one.task.to_string(),
+                declared: one.declared.get(),
+                allotment: one.allotment.get(),
+                posted: one.cell.map_or(0, |cell| table.posted_total(cell).get()),
+                left_out: one.left_out.map_or("", LeftOut::as_str).to_owned(),
+            })
+            .collect()
     }
 
-    /// What a hotkey may see now: its own cells.
+    /// What a hotkey may see now: its own cells; this gateway's own hotkey sees all.
     fn entries(&self, caller: Hotkey, tasks: &[String]) -> Vec<v1::CapacityEntry> {
         let snapshot = self.registry.snapshot();
         let name = caller.to_string();
@@ -93,15 +89,13 @@ impl Capacity {
         let asked = |task: &str| tasks.is_empty() || tasks.iter().any(|one| one == task);
         let markets = snapshot.markets.iter().filter(|(task, _)| asked(task));
         let offers = markets.flat_map(|(task, market)| {
-            let own = market
-                .offers
-                .iter()
-                .filter(|offer| *offer.miner.hotkey == *name);
-            own.map(move |offer| (task, offer))
+            let offers = market.offers.iter();
+            let seen = offers.filter(|offer| caller == self.hotkey || *offer.miner.hotkey == *name);
+            seen.map(move |offer| (task, offer))
         });
         offers
             .map(|(task, offer)| v1::CapacityEntry {
-                miner: name.clone(),
+                miner: offer.miner.hotkey.to_string(),
                 task: task.to_string(),
                 period: Some(timestamp(table.period())),
                 declared: offer.declared.get(),
@@ -171,7 +165,7 @@ impl v1::capacity_service_server::CapacityService for Capacity {
         // What is new may be spent in the running period at once.
         self.books
             .expect(self.books.table().period(), &self.registry.wanted());
-        let allotments = self.allotments(caller, &record.payload);
+        let allotments = self.allotments(caller);
         Ok(Response::new(v1::DeclareResponse { allotments }))
     }
 
@@ -194,31 +188,31 @@ impl v1::capacity_service_server::CapacityService for Capacity {
     ) -> Result<Response<v1::SetAvailabilityResponse>, Status> {
         let caller = caller(&request)?;
         let mut changes = request.into_inner();
+        let stream = self.registry.open_stream(caller);
         let mut counter = 0;
-        while let Some(Ok(Some(change))) = self.stop.run_until_cancelled(changes.message()).await {
-            let availability = v1::Availability::try_from(change.availability).unwrap_or_default();
-            let Some(availability) = from_wire(availability) else {
-                return Err(missing("availability").into());
+        loop {
+            let change = tokio::select! {
+                biased;
+                () = stream.superseded() => return Err(Refusal::SessionSuperseded.into()),
+                () = self.stop.cancelled() => return Err(Refusal::Draining.into()),
+                change = changes.message() => change?,
             };
-            let heeded = self.registry.set_availability(
-                caller,
-                Change {
-                    counter: change.counter,
-                    task: Some(change.task)
-                        .filter(|task| !task.is_empty())
-                        .map(Arc::from),
-                    availability,
-                    concurrency: change.concurrency,
-                },
-            );
-            if heeded {
-                counter = change.counter;
+            // An upload that was cut off looks like one that ended: hence the last message.
+            let Some(change) = change else {
+                return Ok(Response::new(v1::SetAvailabilityResponse { counter }));
+            };
+            self.registry
+                .may_say(caller)
+                .map_err(Refusal::RateLimited)?;
+            let (number, last) = (change.counter, change.last);
+            if stream.heed(heard(change)?) {
+                counter = number;
             }
-            if change.last {
-                break;
+            if last {
+                stream.finish();
+                return Ok(Response::new(v1::SetAvailabilityResponse { counter }));
             }
         }
-        Ok(Response::new(v1::SetAvailabilityResponse { counter }))
     }
 
     type WatchCapacityStream = Entries;
@@ -229,6 +223,11 @@ impl v1::capacity_service_server::CapacityService for Capacity {
     ) -> Result<Response<Entries>, Status> {
         let caller = caller(&request)?;
         let tasks = request.into_inner().tasks;
+        if tasks.len() > TASKS_MAX {
+            return Err(invalid("tasks", "at most 256").into());
+        }
+        let place = Arc::clone(&self.watches).try_acquire_owned();
+        let place = place.map_err(|_| Refusal::RateLimited(LOOK_EVERY))?;
         let (sender, receiver) = mpsc::channel(WATCH_MAX);
         let service = self.clone();
         #[expect(
@@ -236,8 +235,12 @@ impl v1::capacity_service_server::CapacityService for Capacity {
             reason = "ends with its receiver or the gateway"
         )]
         tokio::task::spawn(async move {
+            let _place = place;
             let watching = watch(&service, caller, &tasks, &sender);
-            service.stop.run_until_cancelled(watching).await;
+            if service.stop.run_until_cancelled(watching).await.is_none() {
+                // Nobody waits for a watcher that does not read.
+                let _unread = sender.try_send(Err(Refusal::Draining.into()));
+            }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
@@ -279,11 +282,27 @@ fn caller<T>(request: &Request<T>) -> Result<Hotkey, Refusal> {
 }
 
 fn missing(field: &str) -> Refusal {
-    let fault = "is missing".to_owned();
+    invalid(field, "is missing")
+}
+
+fn invalid(field: &str, fault: &str) -> Refusal {
     Refusal::Invalid(vec![FieldFault {
         field: field.to_owned(),
-        fault,
+        fault: fault.to_owned(),
     }])
+}
+
+/// What a miner said of itself.
+fn heard(change: v1::SetAvailabilityRequest) -> Result<Change, Refusal> {
+    let availability = v1::Availability::try_from(change.availability).unwrap_or_default();
+    Ok(Change {
+        counter: change.counter,
+        task: Some(change.task)
+            .filter(|task| !task.is_empty())
+            .map(Arc::from),
+        availability: from_wire(availability).ok_or_else(|| missing("availability"))?,
+        concurrency: change.concurrency,
+    })
 }
 
 fn refusal(error: DeclareError) -> Refusal {
@@ -291,14 +310,9 @@ fn refusal(error: DeclareError) -> Refusal {
         DeclareError::Malformed(_)
         | DeclareError::Network
         | DeclareError::Foreign
-        | DeclareError::NotValidNow => Refusal::Invalid(vec![FieldFault {
-            field: "declaration".to_owned(),
-            fault: error.to_string(),
-        }]),
-        DeclareError::Endpoint => Refusal::Invalid(vec![FieldFault {
-            field: "endpoint".to_owned(),
-            fault: error.to_string(),
-        }]),
+        | DeclareError::NotValidNow => invalid("declaration", &error.to_string()),
+        DeclareError::Endpoint => invalid("endpoint", &error.to_string()),
+        DeclareError::TooOften(wait) => Refusal::RateLimited(wait),
         DeclareError::Signature => Refusal::Unauthenticated,
         DeclareError::Stale => Refusal::Stale,
         DeclareError::NotRegistered => Refusal::NotRegistered,

@@ -133,6 +133,7 @@ async fn verified(
             parts.extensions.insert(Caller(caller));
             Ok(Request::from_parts(parts, body))
         }
+        Err(CallError::NotRegistered) => Err(Refusal::NotRegistered),
         Err(CallError::Away) => Err(Refusal::EngineUnavailable),
         Err(error) => {
             tracing::info!(%error, %path, "a signed call was refused");

@@ -71,6 +71,8 @@ pub enum Refusal {
     Deadline(&'static str),
     /// The client took nothing for too long.
     SlowConsumer,
+    /// Too much of something that everyone may do a little of.
+    RateLimited(Duration),
     /// A declaration is older than one that is known.
     Stale,
     /// A newer stream of the same hotkey took over.
@@ -100,9 +102,10 @@ impl Refusal {
             Self::UnknownTask | Self::UnknownReceipt => Code::NotFound,
             Self::Unauthenticated => Code::Unauthenticated,
             Self::Forbidden | Self::NotRegistered => Code::PermissionDenied,
-            Self::NoCapacity(..) | Self::TaskCeiling(_) | Self::SlowConsumer => {
-                Code::ResourceExhausted
-            }
+            Self::NoCapacity(..)
+            | Self::TaskCeiling(_)
+            | Self::RateLimited(_)
+            | Self::SlowConsumer => Code::ResourceExhausted,
             Self::NoMiner
             | Self::Draining
             | Self::Overloaded
@@ -138,6 +141,7 @@ impl Refusal {
             Self::MinerProtocol(_) => "MINER_PROTOCOL",
             Self::Deadline(_) => "DEADLINE",
             Self::SlowConsumer => "SLOW_CONSUMER",
+            Self::RateLimited(_) => "RATE_LIMITED",
             Self::Stale => "STALE",
             Self::SessionSuperseded => "SESSION_SUPERSEDED",
             Self::Unimplemented(_) => "UNIMPLEMENTED",
@@ -166,6 +170,7 @@ impl Refusal {
             Self::MinerProtocol(_) => "the miner broke the protocol in mid-answer",
             Self::Deadline(_) => "the deadline passed",
             Self::SlowConsumer => "the client reads too slowly",
+            Self::RateLimited(_) => "too many of these; wait",
             Self::Stale => "a newer declaration is known",
             Self::SessionSuperseded => "a newer stream took over",
             Self::Unimplemented(what) => return format!("{what} are not served yet"),
@@ -177,7 +182,9 @@ impl Refusal {
     const fn retry(&self) -> Retry {
         const SOON: Duration = Duration::from_secs(1);
         match self {
-            Self::NoCapacity(_, after) | Self::TaskCeiling(after) => Retry::After(*after),
+            Self::NoCapacity(_, after) | Self::TaskCeiling(after) | Self::RateLimited(after) => {
+                Retry::After(*after)
+            }
             Self::NoMiner | Self::Overloaded | Self::EngineUnavailable => Retry::After(SOON),
             Self::Draining => Retry::After(Duration::ZERO),
             Self::Deadline(_) => Retry::Unsaid,
@@ -233,6 +240,7 @@ impl Refusal {
             | Self::Overloaded
             | Self::EngineUnavailable
             | Self::AttemptsExhausted
+            | Self::RateLimited(_)
             | Self::SlowConsumer
             | Self::Stale
             | Self::SessionSuperseded
@@ -300,6 +308,7 @@ mod tests {
             Refusal::MinerProtocol(id),
             Refusal::Deadline("prefill"),
             Refusal::SlowConsumer,
+            Refusal::RateLimited(after),
             Refusal::Stale,
             Refusal::SessionSuperseded,
             Refusal::Unimplemented("tasks of this kind"),

@@ -341,6 +341,7 @@ fn peer_routes(
         parts.hotkey,
         Arc::clone(&parts.clock),
         nonces,
+        Arc::clone(&parts.registry) as _,
     ));
     let capacity = Capacity::new(
         parts.hotkey,

@@ -29,11 +29,19 @@ pub(super) async fn run(calls: Arc<Calls>, stop: CancellationToken) {
         look(&calls);
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = tick.tick() => {}
+            _ = tick.tick() => settle(&calls).await,
             changed = changed.changed() => {
                 if changed.is_err() { return; }
             }
         }
+    }
+}
+
+/// Nothing else waits for an engine that is away.
+async fn settle(calls: &Calls) {
+    match tokio::time::timeout(EVERY, calls.registry.tick()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(_)) | Err(_) => tracing::warn!("the engine lacks the newest declarations"),
     }
 }
 

@@ -34,6 +34,9 @@ pub enum CallError {
     /// It was signed by somebody else, for somebody else, or over something else.
     #[error("the signature does not hold")]
     Signature,
+    /// It was signed by a hotkey that has no business here.
+    #[error("the hotkey is not registered")]
+    NotRegistered,
     /// It was seen before.
     #[error("the nonce was used before")]
     Replayed,
@@ -55,6 +58,13 @@ pub struct CallVerifier {
     receiver: Hotkey,
     clock: SharedClock,
     nonces: Arc<dyn NonceStore>,
+    registered: Arc<dyn Registered>,
+}
+
+/// Knows who is registered.
+pub trait Registered: Send + Sync + std::fmt::Debug {
+    /// Whether a hotkey may call at all.
+    fn is_registered(&self, hotkey: &Hotkey) -> bool;
 }
 
 /// The operating system gave no random bytes.
@@ -111,18 +121,25 @@ impl CallSigner {
 // === impl CallVerifier ===
 
 impl CallVerifier {
-    /// Verifies calls to `receiver`.
+    /// Verifies calls to `receiver` by those who are registered; the receiver is, always.
     #[must_use]
-    pub fn new(receiver: Hotkey, clock: SharedClock, nonces: Arc<dyn NonceStore>) -> Self {
+    pub fn new(
+        receiver: Hotkey,
+        clock: SharedClock,
+        nonces: Arc<dyn NonceStore>,
+        registered: Arc<dyn Registered>,
+    ) -> Self {
         Self {
             receiver,
             clock,
             nonces,
+            registered,
         }
     }
 
     /// Who sent a message. The cheapest checks come first; a nonce is spent only by a call
-    /// whose signature holds.
+    /// whose signature holds, of somebody who is registered. Only who proved a hotkey learns
+    /// that it is not.
     ///
     /// # Errors
     /// The first thing that is wrong.
@@ -148,6 +165,9 @@ impl CallVerifier {
         sender
             .verify(&signed, &signature)
             .map_err(|_| CallError::Signature)?;
+        if sender != self.receiver && !self.registered.is_registered(&sender) {
+            return Err(CallError::NotRegistered);
+        }
         let keep_until_ms = now_ms.saturating_add(KEEP_MS);
         match self.nonces.spend_nonce(sender, nonce, keep_until_ms).await {
             Ok(true) => Ok(sender),
@@ -193,9 +213,11 @@ fn binary<const LENGTH: usize>(
     metadata: &MetadataMap,
     name: &'static str,
 ) -> Result<[u8; LENGTH], CallError> {
-    let value = metadata
-        .get_bin(name)
-        .and_then(|value| value.to_bytes().ok());
+    let mut values = metadata.get_all_bin(name).iter();
+    let value = match (values.next(), values.next()) {
+        (Some(value), None) => value.to_bytes().ok(),
+        (None | Some(_), _) => None,
+    };
     let bytes = value.ok_or(CallError::Metadata(name))?;
     bytes
         .as_ref()
@@ -228,6 +250,15 @@ mod tests {
         }
     }
 
+    #[derive(Debug)]
+    struct Only(Hotkey);
+
+    impl Registered for Only {
+        fn is_registered(&self, hotkey: &Hotkey) -> bool {
+            *hotkey == self.0
+        }
+    }
+
     const PATH: &str = "/taugate.v1.CapacityService/Declare";
     const NOW_MS: u64 = 1_700_000_000_000;
 
@@ -250,6 +281,7 @@ mod tests {
                 receiver,
                 Arc::clone(&clock) as SharedClock,
                 Arc::clone(&nonces) as Arc<dyn NonceStore>,
+                Arc::new(Only(key("//Alice").hotkey())),
             ),
             receiver,
             clock,
@@ -308,5 +340,58 @@ mod tests {
                 .await
                 .is_err()
         );
+    }
+
+    #[tokio::test]
+    async fn a_hotkey_that_is_not_registered_spends_no_nonce() {
+        let pair = pair();
+        let clock = Arc::clone(&pair.clock) as SharedClock;
+        let stranger = Arc::new(Keypair::from_secret("//Mallory").unwrap());
+        let stranger = CallSigner::new(stranger, clock);
+        let mut metadata = MetadataMap::new();
+        let signed = stranger.sign(&mut metadata, PATH, pair.receiver, b"bytes");
+        signed.unwrap();
+        let verdict = pair.verifier.verify(&metadata, PATH, b"bytes").await;
+        assert_eq!(verdict, Err(CallError::NotRegistered));
+        // Whoever has not even proven the hotkey learns nothing of it.
+        let verdict = pair.verifier.verify(&metadata, PATH, b"other").await;
+        assert_eq!(verdict, Err(CallError::Signature));
+        assert!(pair.nonces.0.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn metadata_that_stands_twice_or_not_as_it_should_is_refused() {
+        let pair = pair();
+        let alice = pair.signer.hotkey().to_string();
+        let polkadot = "15oF4uVJwmo4TdGW7VfQxNLavjCXviqxT9S1MgbjMNHr6Sp5";
+        let mistyped = alice.replacen('w', "x", 1);
+        let texts = [
+            ("taugate-hotkey", ""),
+            ("taugate-hotkey", "0x"),
+            ("taugate-hotkey", polkadot),
+            ("taugate-hotkey", &mistyped),
+            ("taugate-timestamp-ms", ""),
+            ("taugate-timestamp-ms", "-1"),
+            ("taugate-timestamp-ms", "1e12"),
+            ("taugate-timestamp-ms", "99999999999999999999999"),
+        ];
+        for (name, value) in texts {
+            let mut metadata = MetadataMap::new();
+            let signed = pair.signer.sign(&mut metadata, PATH, pair.receiver, b"");
+            signed.unwrap();
+            metadata.insert(name, value.parse().unwrap());
+            let verdict = pair.verifier.verify(&metadata, PATH, b"").await;
+            assert_eq!(verdict, Err(CallError::Metadata(name)), "{name}: {value}");
+        }
+        for name in ["taugate-nonce-bin", "taugate-signature-bin"] {
+            let mut metadata = MetadataMap::new();
+            let signed = pair.signer.sign(&mut metadata, PATH, pair.receiver, b"");
+            signed.unwrap();
+            let value = metadata.get_bin(name).unwrap().clone();
+            metadata.append_bin(name, value);
+            let verdict = pair.verifier.verify(&metadata, PATH, b"").await;
+            assert_eq!(verdict, Err(CallError::Metadata(name)), "{name} twice");
+        }
+        assert!(pair.nonces.0.lock().is_empty());
     }
 }

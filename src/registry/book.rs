@@ -1,7 +1,9 @@
-//! The registry itself: who declared what, written durably, published as snapshots.
+//! The registry itself: what was declared is written durably, then published as snapshots.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -10,14 +12,27 @@ use taugate_ledger::period::{Period, PeriodLength};
 use taugate_ledger::units::Units;
 use tokio::sync::watch;
 
-use super::checked::{Checked, CheckedTask, DeclareError, check};
-use super::declaration::{DeclarationRow, DeclarationStore, Put, Subject};
+use super::availability::{Change, LiveStream, Streams};
+use super::checked::{Checked, DeclareError, Record, SEQUENCE_MAX, check, endpoint};
+use super::declaration::{DeclarationRow, DeclarationStore, Put};
+use super::roll::{Roll, Standing};
 use super::share::Share;
-use super::snapshot::{Availability, Market, Miner, Offer, Snapshot};
+use super::snapshot::Snapshot;
 use crate::clock::SharedClock;
 use crate::identity::StoreAway;
+use crate::identity::call::Registered;
 use crate::identity::hotkey::Hotkey;
-use crate::task::{Task, TaskId, TaskKind, Tasks};
+use crate::identity::pace::Pace;
+use crate::task::Tasks;
+
+/// A miner declares when it starts, when something changes and every few days: twenty at
+/// once and one each half second are far more than that, and little for the engine.
+const DECLARE_EACH: Duration = Duration::from_millis(500);
+const DECLARE_BURST: u32 = 20;
+
+/// A sidecar says "busy" and "free" a few times a second at most.
+const SAY_EACH: Duration = Duration::from_millis(250);
+const SAY_BURST: u32 = 40;
 
 /// How the registry behaves.
 #[derive(Clone, Debug)]
@@ -46,54 +61,31 @@ pub struct Registry {
     state: Mutex<State>,
     snapshot: ArcSwap<Snapshot>,
     published: watch::Sender<u64>,
-    /// Writers of declarations come one after the other, so that what is published never
-    /// steps behind what is written.
+    streams: Streams,
+    declaring: Pace<Hotkey>,
+    saying: Pace<Hotkey>,
+    /// Writers come one after the other, so that what is published never steps behind what
+    /// is written.
     writing: tokio::sync::Mutex<()>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    configured: Arc<Tasks>,
-    declared: BTreeMap<Hotkey, Declared>,
-    cells: HashMap<Subject, CellId>,
-    open: BTreeSet<Period>,
-    version: u64,
-    numbers: u32,
+    /// Whether the engine lacks something that was decided here.
+    unsettled: AtomicBool,
 }
 
 #[derive(Debug)]
-struct Declared {
-    checked: Checked,
-    miner: Arc<Miner>,
-    withdrawn: bool,
-    counter: u64,
-    said: HashMap<Option<TaskId>, Said>,
-}
-
-/// What a miner last said of itself.
-#[derive(Clone, Copy, Debug)]
-struct Said {
-    availability: Availability,
-    concurrency: Option<u32>,
-}
-
-/// A change in a miner's availability.
-#[derive(Clone, Debug)]
-pub struct Change {
-    /// Rises with each change of the miner.
-    pub counter: u64,
-    /// One task, or all.
-    pub task: Option<TaskId>,
-    /// How it is.
-    pub availability: Availability,
-    /// Requests at once; `None`: as declared.
-    pub concurrency: Option<u32>,
+struct State {
+    roll: Roll,
+    /// The periods that are open.
+    open: BTreeSet<Period>,
+    /// What the engine took of each.
+    set: BTreeMap<Period, HashMap<CellId, Units>>,
+    /// When the first of the published declarations expires, Unix milliseconds.
+    expires_ms: Option<u64>,
 }
 
 // === impl Registry ===
 
 impl Registry {
-    /// Loads what was declared before.
+    /// Loads what was declared before. Nothing is offered until a period is opened.
     ///
     /// # Errors
     /// When the engine is away.
@@ -104,32 +96,59 @@ impl Registry {
         clock: SharedClock,
         length: PeriodLength,
     ) -> Result<Arc<Self>, StoreAway> {
+        let mut rows = store.declarations().await?;
+        rows.sort_by_key(|row| row.accepted_ms);
         let registry = Self {
-            settings,
-            length,
-            clock,
             state: Mutex::new(State {
-                configured: tasks,
-                ..State::default()
+                roll: Roll::new(tasks),
+                open: BTreeSet::new(),
+                set: BTreeMap::new(),
+                expires_ms: None,
             }),
             snapshot: ArcSwap::default(),
             published: watch::Sender::new(0),
+            streams: Streams::default(),
+            declaring: Pace::new(DECLARE_EACH, DECLARE_BURST, settings.miners_max),
+            saying: Pace::new(SAY_EACH, SAY_BURST, settings.miners_max),
             writing: tokio::sync::Mutex::new(()),
+            unsettled: AtomicBool::new(false),
+            settings,
+            length,
+            clock,
             store,
         };
-        for row in registry.store.declarations().await? {
-            // A row was checked when it was written; one that no longer passes (it expired,
-            // the network changed) waits for the miner's next word.
-            match registry.check_row(&row) {
-                Ok(checked) => registry.remember(checked, &row.endpoint, row.withdrawn),
-                Err(error) => {
-                    tracing::info!(hotkey = %row.hotkey, %error, "a stored declaration no longer counts");
-                }
+        for row in rows {
+            registry.load(&row);
+        }
+        registry.settle().await?;
+        Ok(Arc::new(registry))
+    }
+
+    fn load(&self, row: &DeclarationRow) {
+        // A row was checked when it was written; one that no longer passes (it expired, the
+        // network or the list of hotkeys changed) waits for the miner's next word.
+        match self.check_row(row) {
+            Ok((checked, endpoint)) => {
+                let roll = &mut self.state.lock().roll;
+                roll.remember(checked, endpoint, row.withdrawn);
+            }
+            Err(error) => {
+                tracing::info!(hotkey = %row.hotkey, %error, "a stored declaration no longer counts");
             }
         }
-        registry.number_cells().await?;
-        registry.publish();
-        Ok(Arc::new(registry))
+    }
+
+    fn check_row(&self, row: &DeclarationRow) -> Result<(Checked, http::Uri), DeclareError> {
+        let record = Record {
+            hotkey: row.hotkey,
+            payload: &row.payload,
+            signature: &row.signature,
+        };
+        if !self.is_registered(&row.hotkey) {
+            return Err(DeclareError::NotRegistered);
+        }
+        let checked = check(record, &self.settings.network, self.clock.unix_ms())?;
+        Ok((checked, endpoint(&row.endpoint)?))
     }
 
     /// All that is known, as of now.
@@ -150,21 +169,31 @@ impl Registry {
         &self.settings
     }
 
+    /// What a miner may be asked for, by task that it declared.
+    #[must_use]
+    pub fn standing(&self, hotkey: Hotkey) -> Vec<Standing> {
+        let state = self.state.lock();
+        state.roll.standing(&hotkey, &self.settings, self.length)
+    }
+
     /// Takes a signed declaration and the endpoint that came with it. Equal bytes again are
-    /// a success.
+    /// a success; they may name another endpoint, for that is no part of what was signed for
+    /// everyone.
     ///
     /// # Errors
-    /// When it is malformed, foreign, expired, stale, or its hotkey is not registered.
-    pub async fn declare(
-        &self,
-        record: super::checked::Record<'_>,
-        endpoint: &str,
-    ) -> Result<(), DeclareError> {
+    /// When it is malformed, foreign, expired, stale, or its hotkey is not registered; when
+    /// too many came; when the engine is away: then the same declaration again is right.
+    pub async fn declare(&self, record: Record<'_>, reached: &str) -> Result<(), DeclareError> {
         let now_ms = self.clock.unix_ms();
+        if !self.is_registered(&record.hotkey) {
+            return Err(DeclareError::NotRegistered);
+        }
         let checked = check(record, &self.settings.network, now_ms)?;
-        let endpoint = super::checked::endpoint(endpoint)?;
-        self.admit(&checked)?;
-        let _writing = self.writing.lock().await;
+        let uri = endpoint(reached)?;
+        // Only what a hotkey signed counts against it.
+        self.declaring
+            .step(checked.hotkey, now_ms)
+            .map_err(DeclareError::TooOften)?;
         let row = DeclarationRow {
             hotkey: checked.hotkey,
             sequence: checked.sequence,
@@ -173,302 +202,200 @@ impl Registry {
                 .signature
                 .try_into()
                 .map_err(|_| DeclareError::Signature)?,
-            endpoint: Arc::from(endpoint.as_str()),
+            endpoint: Arc::from(reached),
             accepted_ms: now_ms,
             withdrawn: false,
         };
-        let endpoint = Arc::clone(&row.endpoint);
+        let _writing = self.writing.lock().await;
+        if !self.make_room(&checked.hotkey, now_ms) {
+            return Err(DeclareError::Full);
+        }
         match self.store.put_declaration(row).await? {
             Put::Stored | Put::Same => {}
             Put::Stale => return Err(DeclareError::Stale),
         }
-        self.remember(checked, &endpoint, false);
-        Ok(self.settle_cells().await?)
+        self.state.lock().roll.remember(checked, uri, false);
+        Ok(self.settle().await?)
+    }
+
+    fn make_room(&self, hotkey: &Hotkey, now_ms: u64) -> bool {
+        let mut state = self.state.lock();
+        state
+            .roll
+            .make_room(hotkey, self.settings.miners_max, now_ms)
     }
 
     /// Takes a declaration back: new work stops at once.
     ///
     /// # Errors
-    /// When there is none, or the sequence is lower than its own.
+    /// When there is none, or the sequence is lower than its own; when too many came; when
+    /// the engine is away.
     pub async fn withdraw(&self, hotkey: Hotkey, sequence: u64) -> Result<(), DeclareError> {
+        if !(1..=SEQUENCE_MAX).contains(&sequence) {
+            return Err(DeclareError::Malformed("sequence out of range"));
+        }
+        self.declaring
+            .step(hotkey, self.clock.unix_ms())
+            .map_err(DeclareError::TooOften)?;
         let _writing = self.writing.lock().await;
         if !self.store.withdraw(hotkey, sequence).await? {
             return Err(DeclareError::Stale);
         }
-        if let Some(declared) = self.state.lock().declared.get_mut(&hotkey) {
-            declared.withdrawn = true;
-        }
-        Ok(self.settle_cells().await?)
+        self.state.lock().roll.withdraw(&hotkey);
+        Ok(self.settle().await?)
     }
 
-    /// Heeds what a miner says of itself; a lower counter than before is ignored.
+    /// Opens a miner's stream of changes; an older one of the same hotkey is superseded.
+    #[must_use]
+    pub fn open_stream(self: &Arc<Self>, hotkey: Hotkey) -> LiveStream {
+        self.streams.open(self, hotkey)
+    }
+
+    /// Whether a miner may say one thing more of itself.
+    ///
+    /// # Errors
+    /// How long it is to be silent.
+    pub fn may_say(&self, hotkey: Hotkey) -> Result<(), Duration> {
+        self.saying.step(hotkey, self.clock.unix_ms())
+    }
+
+    /// Heeds what a miner says of itself; a counter that is not above the last one's is
+    /// ignored, and so is a task that it did not declare.
     pub fn set_availability(&self, hotkey: Hotkey, change: Change) -> bool {
-        let mut state = self.state.lock();
-        let Some(declared) = state.declared.get_mut(&hotkey) else {
-            return false;
-        };
-        let known = change
-            .task
-            .as_ref()
-            .is_none_or(|task| declared.checked.has(task));
-        if !known || change.counter <= declared.counter {
-            return false;
+        let heeded = self.state.lock().roll.heed(&hotkey, change);
+        if heeded {
+            self.publish();
         }
-        declared.counter = change.counter;
-        if change.task.is_none() {
-            declared.said.clear();
+        heeded
+    }
+
+    /// A miner's stream was cut off: nobody will take its "busy" back.
+    pub(super) fn stream_lost(&self, hotkey: Hotkey) {
+        let changed = self.state.lock().roll.forget_busy(&hotkey);
+        if changed {
+            self.publish();
         }
-        let said = Said {
-            availability: change.availability,
-            concurrency: change.concurrency,
-        };
-        declared.said.insert(change.task, said);
-        drop(state);
-        self.publish();
-        true
+    }
+
+    pub(super) const fn streams(&self) -> &Streams {
+        &self.streams
     }
 
     /// Replaces the configured tasks.
     ///
     /// # Errors
-    /// When the engine is away; the old ones then stand.
+    /// When the engine is away; what it lacks is told it by the next [`Registry::tick`].
     pub async fn set_tasks(&self, tasks: Arc<Tasks>) -> Result<(), StoreAway> {
         let _writing = self.writing.lock().await;
-        self.state.lock().configured = tasks;
-        self.settle_cells().await
+        self.state.lock().roll.set_tasks(tasks);
+        self.settle().await
     }
 
-    /// Opens a period in the engine: each cell gets what it may be spent to.
+    /// Opens a period in the engine: each cell gets what it may be spent to. To be called
+    /// at start and ahead of each turn; nothing is offered in a period that was not opened.
     ///
     /// # Errors
     /// When the engine is away.
     pub async fn open_period(&self, period: Period) -> Result<(), StoreAway> {
         let _writing = self.writing.lock().await;
-        self.note_open(period);
-        self.settle_cells().await
+        self.state.lock().open.insert(period);
+        self.settle().await
     }
 
-    /// The running period and the next one are kept in step with declarations.
-    #[expect(clippy::significant_drop_tightening, reason = "one look at one state")]
-    fn note_open(&self, period: Period) {
-        let mut state = self.state.lock();
-        state.open.insert(period);
-        while state.open.len() > 2 {
-            state.open.pop_first();
+    /// Drops what expired, and tells the engine what it did not take the last time. To be
+    /// called about once a second.
+    ///
+    /// # Errors
+    /// When the engine is away.
+    pub async fn tick(&self) -> Result<(), StoreAway> {
+        let now_ms = self.clock.unix_ms();
+        let expires_ms = self.state.lock().expires_ms;
+        let expired = expires_ms.is_some_and(|at| now_ms >= at);
+        if expired || self.unsettled.load(Ordering::Relaxed) {
+            let _writing = self.writing.lock().await;
+            self.settle().await?;
         }
+        Ok(())
     }
 
     /// What each offered cell may be spent to in a period.
     #[must_use]
     pub fn wanted(&self) -> Vec<(CellId, Units)> {
         let snapshot = self.snapshot();
-        let offers = snapshot
-            .markets
-            .values()
-            .flat_map(|market| market.offers.iter());
+        let markets = || snapshot.markets.values();
+        let offers = markets().flat_map(|market| market.offers.iter());
         let offered = offers.map(|offer| (offer.cell, offer.allotment));
-        let ceilings = snapshot
-            .markets
-            .values()
-            .filter_map(|market| Some((market.ceiling?, market.task.ceiling?)));
+        let ceilings = markets().filter_map(|market| Some((market.ceiling?, market.task.ceiling?)));
         offered.chain(ceilings).collect()
     }
 
-    async fn settle_cells(&self) -> Result<(), StoreAway> {
-        self.number_cells().await?;
+    /// Brings the engine and the published snapshot in step with the roll. What was taken
+    /// away is published before the engine is asked, what came after it answered: so the
+    /// books never hear of a cell before the engine knows it.
+    async fn settle(&self) -> Result<(), StoreAway> {
+        self.unsettled.store(true, Ordering::Relaxed);
+        let missing = self.take_stock();
         self.publish();
-        let mut wanted: BTreeMap<_, _> = self
-            .state
-            .lock()
-            .cells
-            .values()
-            .map(|cell| (*cell, Units::ZERO))
-            .collect();
-        // What is no longer offered gets nothing more.
-        wanted.extend(self.wanted());
-        let open = self.state.lock().open.clone();
-        for period in open {
-            self.store
-                .set_cells(period, wanted.clone().into_iter().collect())
-                .await?;
-        }
-        Ok(())
-    }
-
-    fn check_row(&self, row: &DeclarationRow) -> Result<Checked, DeclareError> {
-        let record = super::checked::Record {
-            hotkey: row.hotkey,
-            payload: &row.payload,
-            signature: &row.signature,
-        };
-        check(record, &self.settings.network, self.clock.unix_ms())
-    }
-
-    fn admit(&self, checked: &Checked) -> Result<(), DeclareError> {
-        let hotkey = &checked.hotkey;
-        if !self.settings.open_registration && !self.settings.hotkeys.contains(hotkey) {
-            return Err(DeclareError::NotRegistered);
-        }
-        let declared = &self.state.lock().declared;
-        let room = declared.len() < self.settings.miners_max || declared.contains_key(hotkey);
-        if room {
-            Ok(())
-        } else {
-            Err(DeclareError::Full)
-        }
-    }
-
-    fn remember(&self, checked: Checked, endpoint: &str, withdrawn: bool) {
-        let Ok(endpoint) = endpoint.parse::<http::Uri>() else {
-            return;
-        };
-        let mut state = self.state.lock();
-        let before = state.declared.remove(&checked.hotkey);
-        let number = before
-            .as_ref()
-            .map_or(state.numbers, |before| before.miner.number);
-        if before.is_none() {
-            state.numbers = state.numbers.saturating_add(1);
-        }
-        let miner = Arc::new(Miner {
-            hotkey: Arc::from(checked.hotkey.to_string()),
-            number,
-            endpoint,
-        });
-        let (counter, said) = before.map(|b| (b.counter, b.said)).unwrap_or_default();
-        let hotkey = checked.hotkey;
-        state.declared.insert(
-            hotkey,
-            Declared {
-                checked,
-                miner,
-                withdrawn,
-                counter,
-                said,
-            },
-        );
-    }
-
-    /// Gives every subject its number.
-    async fn number_cells(&self) -> Result<(), StoreAway> {
-        let missing = self.unnumbered();
         for subject in missing {
             let cell = self.store.subject(subject.clone()).await?;
-            self.state.lock().cells.insert(subject, cell);
+            self.state.lock().roll.learn(subject, cell);
         }
+        for (period, wanted) in self.untold() {
+            self.store.set_cells(period, wanted.clone()).await?;
+            let mut state = self.state.lock();
+            state.set.entry(period).or_default().extend(wanted);
+        }
+        self.publish();
+        self.unsettled.store(false, Ordering::Relaxed);
         Ok(())
     }
 
+    fn take_stock(&self) -> Vec<super::declaration::Subject> {
+        let now_ms = self.clock.unix_ms();
+        let mut state = self.state.lock();
+        let running = |period: &Period| self.length.end_ms(*period) > now_ms;
+        state.open.retain(running);
+        state.set.retain(|period, _| running(period));
+        state.roll.settle(&self.settings, now_ms)
+    }
+
+    /// Per open period, what the engine was not told yet.
     #[expect(clippy::significant_drop_tightening, reason = "one look at one state")]
-    fn unnumbered(&self) -> Vec<Subject> {
+    fn untold(&self) -> Vec<(Period, Vec<(CellId, Units)>)> {
+        let now_ms = self.clock.unix_ms();
         let state = self.state.lock();
-        let tasks = self.tasks(&state);
-        let offers = state.declared.values().flat_map(|declared| {
-            declared.checked.tasks.iter().map(|task| Subject::Miner {
-                hotkey: declared.checked.hotkey,
-                task: Arc::clone(&task.id),
-            })
+        let wanted = state.roll.wanted(&self.settings, self.length, now_ms);
+        let periods = state.open.iter().map(|period| {
+            let told = state.set.get(period);
+            let news = wanted.iter().map(|(cell, units)| (*cell, *units));
+            let news =
+                news.filter(|(cell, units)| told.and_then(|told| told.get(cell)) != Some(units));
+            (*period, news.collect::<Vec<_>>())
         });
-        let ceilings = tasks
-            .iter()
-            .filter(|task| task.ceiling.is_some())
-            .map(|task| Subject::Ceiling {
-                task: Arc::clone(&task.id),
-            });
-        let subjects = offers.chain(ceilings);
-        subjects
-            .filter(|subject| !state.cells.contains_key(subject))
-            .collect()
+        periods.filter(|(_, news)| !news.is_empty()).collect()
     }
 
-    /// The configured tasks, and those that declarations open.
-    fn tasks(&self, state: &State) -> Arc<Tasks> {
-        if !self.settings.open_tasks {
-            return Arc::clone(&state.configured);
-        }
-        let declared = state
-            .declared
-            .values()
-            .filter(|declared| !declared.withdrawn);
-        let named = declared.flat_map(|declared| declared.checked.tasks.iter());
-        let opened: BTreeSet<TaskId> = named
-            .filter(|task| task.kind == TaskKind::Chat && state.configured.get(&task.id).is_none())
-            .map(|task| Arc::clone(&task.id))
-            .collect();
-        let mut tasks: Vec<Task> = state
-            .configured
-            .iter()
-            .map(|task| (**task).clone())
-            .collect();
-        tasks.extend(opened.into_iter().map(Task::open_chat));
-        Arc::new(tasks.into_iter().collect())
-    }
-
-    /// Makes a new snapshot of all that is known.
+    /// Makes a new snapshot of what stands, of cells that the engine knows in each period.
     fn publish(&self) {
         let mut state = self.state.lock();
-        state.version = state.version.saturating_add(1);
-        let version = state.version;
-        let now_ms = self.clock.unix_ms();
-        let tasks = self.tasks(&state);
-        let mut markets = HashMap::new();
-        for task in tasks.iter() {
-            let ceiling = task.ceiling.and_then(|_| {
-                state
-                    .cells
-                    .get(&Subject::Ceiling {
-                        task: Arc::clone(&task.id),
-                    })
-                    .copied()
-            });
-            let offers = state
-                .declared
-                .values()
-                .filter(|declared| !declared.withdrawn && declared.checked.valid_until_ms > now_ms);
-            let offers = offers
-                .filter_map(|declared| self.offer(&state, declared, task))
-                .collect();
-            let market = Market {
-                task: Arc::clone(task),
-                ceiling,
-                revision: version,
-                offers,
-            };
-            markets.insert(Arc::clone(&task.id), Arc::new(market));
-        }
-        self.snapshot.store(Arc::new(Snapshot {
-            version,
-            tasks,
-            markets,
-        }));
+        let at = (self.length, self.clock.unix_ms());
+        let told = &state.set;
+        let known = |cell| !told.is_empty() && told.values().all(|told| told.contains_key(&cell));
+        let before = self.snapshot.load();
+        let (snapshot, expires_ms) = state.roll.snapshot(&before, &self.settings, at, known);
+        state.expires_ms = expires_ms;
+        let version = snapshot.version;
+        self.snapshot.store(Arc::new(snapshot));
         drop(state);
         self.published.send_replace(version);
     }
+}
 
-    fn offer(&self, state: &State, declared: &Declared, task: &Task) -> Option<Offer> {
-        let offered: &CheckedTask = declared
-            .checked
-            .tasks
-            .iter()
-            .find(|offered| offered.id == task.id)?;
-        let subject = Subject::Miner {
-            hotkey: declared.checked.hotkey,
-            task: Arc::clone(&task.id),
-        };
-        let cell = *state.cells.get(&subject)?;
-        let amount = offered.per_period(self.length);
-        let said = declared.said.get(&Some(Arc::clone(&task.id)));
-        let said = said.or_else(|| declared.said.get(&None));
-        Some(Offer {
-            cell,
-            miner: Arc::clone(&declared.miner),
-            declared: amount,
-            allotment: self.settings.share.of(amount.min(task.cap)),
-            verified: amount,
-            concurrency: said
-                .and_then(|said| said.concurrency)
-                .or(offered.concurrency),
-            availability: said.map_or(Availability::Free, |said| said.availability),
-        })
+impl Registered for Registry {
+    fn is_registered(&self, hotkey: &Hotkey) -> bool {
+        self.settings.open_registration || self.settings.hotkeys.contains(hotkey)
     }
 }
+
+#[cfg(test)]
+mod tests;

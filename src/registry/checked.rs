@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use prost::Message as _;
 use taugate_ledger::period::PeriodLength;
@@ -17,10 +18,14 @@ pub const RECORD_KIND: &str = "declaration";
 
 /// The largest declaration, bytes.
 const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
+/// The longest endpoint, bytes.
+const ENDPOINT_BYTES_MAX: usize = 256;
 /// Tasks of a declaration.
 const TASKS_MAX: usize = 256;
 /// The longest validity: 31 days.
 const VALIDITY_MS_MAX: u64 = 31 * 24 * 3600 * 1000;
+/// The largest sequence: engines keep signed 64-bit integers.
+pub(super) const SEQUENCE_MAX: u64 = i64::MAX as u64;
 /// How far ahead of ours a miner's clock may be.
 const AHEAD_MS_MAX: u64 = 5_000;
 
@@ -85,6 +90,9 @@ pub enum DeclareError {
     /// The hotkey is not registered.
     #[error("the hotkey is not registered")]
     NotRegistered,
+    /// This hotkey declares too often.
+    #[error("too many declarations; wait {} ms", .0.as_millis())]
+    TooOften(Duration),
     /// The registry is full.
     #[error("the registry is full")]
     Full,
@@ -141,8 +149,7 @@ pub fn check(record: Record<'_>, network: &str, now_ms: u64) -> Result<Checked, 
     if now_ms.saturating_add(AHEAD_MS_MAX) < from || now_ms >= until {
         return Err(DeclareError::NotValidNow);
     }
-    // Engines keep signed 64-bit integers.
-    if declaration.sequence == 0 || i64::try_from(declaration.sequence).is_err() {
+    if !(1..=SEQUENCE_MAX).contains(&declaration.sequence) {
         return Err(DeclareError::Malformed("sequence out of range"));
     }
     let tasks = check_tasks(&declaration.tasks)?;
@@ -190,14 +197,18 @@ fn check_task(task: &v1::DeclaredTask) -> Result<CheckedTask, DeclareError> {
 ///
 /// # Errors
 /// When it is anything else. TLS towards miners is not spoken yet.
-pub fn endpoint(text: &str) -> Result<String, DeclareError> {
+pub fn endpoint(text: &str) -> Result<http::Uri, DeclareError> {
+    // A URI's parser drops a fragment in silence, and takes a path for what it is.
+    let plain = text.len() <= ENDPOINT_BYTES_MAX && !text.contains(['@', '#', '?']);
+    let authority = text.strip_prefix("http://").filter(|_| plain);
+    let authority = authority.filter(|authority| !authority.contains('/'));
+    authority.ok_or(DeclareError::Endpoint)?;
     let uri: http::Uri = text.parse().map_err(|_| DeclareError::Endpoint)?;
-    let plain = text.len() <= 256
-        && uri.scheme() == Some(&http::uri::Scheme::HTTP)
-        && uri.host().is_some_and(|host| !host.is_empty())
-        && uri.port_u16().is_some_and(|port| port != 0)
-        && uri.path() == "/"
-        && uri.query().is_none()
-        && !text.contains('@');
-    plain.then(|| text.to_owned()).ok_or(DeclareError::Endpoint)
+    let reached = uri.host().is_some_and(|host| !host.is_empty())
+        && uri.port_u16().is_some_and(|port| port != 0);
+    if reached {
+        Ok(uri)
+    } else {
+        Err(DeclareError::Endpoint)
+    }
 }

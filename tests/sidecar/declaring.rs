@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use prost::Message as _;
 use taugate::clock::{ManualClock, SharedClock};
 use taugate::identity::StoreAway;
-use taugate::identity::call::{CallSigner, CallVerifier};
+use taugate::identity::call::{CallSigner, CallVerifier, Registered};
 use taugate::identity::hotkey::{Hotkey, Keypair};
 use taugate::identity::nonce::{Nonce, NonceStore};
 use taugate::proto::v1;
@@ -143,6 +143,12 @@ struct Door {
 #[derive(Debug)]
 struct Nonces;
 
+impl Registered for Nonces {
+    fn is_registered(&self, _: &Hotkey) -> bool {
+        true
+    }
+}
+
 impl NonceStore for Nonces {
     fn spend_nonce(&self, _: Hotkey, _: Nonce, _: u64) -> BoxFuture<'_, Result<bool, StoreAway>> {
         Box::pin(async { Ok(true) })
@@ -225,7 +231,12 @@ async fn calls_to_a_gateway_are_signed_for_it() {
     let receiver = Keypair::from_secret("//Bob").unwrap().hotkey();
     let clock: SharedClock = Arc::new(ManualClock::at(1_000_000));
     let door = |hotkey| Door {
-        verifier: CallVerifier::new(receiver, Arc::clone(&clock), Arc::new(Nonces)),
+        verifier: CallVerifier::new(
+            receiver,
+            Arc::clone(&clock),
+            Arc::new(Nonces),
+            Arc::new(Nonces),
+        ),
         hotkey,
     };
     let alice = Arc::new(Keypair::from_secret("//Alice").unwrap());
