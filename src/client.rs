@@ -331,17 +331,22 @@ impl From<&Status> for Refused {
     }
 }
 
+/// A message of one text.
+#[must_use]
+pub fn message(role: v1::Role, text: &str) -> v1::ChatMessage {
+    let part = v1::content_part::Part::Text(text.to_owned());
+    v1::ChatMessage {
+        role: role.into(),
+        parts: vec![v1::ContentPart { part: Some(part) }],
+        ..v1::ChatMessage::default()
+    }
+}
+
 /// A chat of one message.
 #[must_use]
 pub fn chat(task: &str, text: &str, max_tokens: Option<u32>) -> v1::GenerateRequest {
-    let part = v1::content_part::Part::Text(text.to_owned());
-    let message = v1::ChatMessage {
-        role: v1::Role::User.into(),
-        parts: vec![v1::ContentPart { part: Some(part) }],
-        ..v1::ChatMessage::default()
-    };
     let chat = v1::ChatPayload {
-        messages: vec![message],
+        messages: vec![message(v1::Role::User, text)],
         max_tokens,
         ..v1::ChatPayload::default()
     };

@@ -3,15 +3,13 @@
 use std::io::{IsTerminal as _, Read as _, Write};
 
 use clap::Args;
+use serde::Serialize;
 
-use super::{Answer, Client, ConnectError, Refused, chat};
+use super::{Answer, Client, ConnectError, Refused, chat, message};
 use crate::proto::v1;
 use crate::proto::v1::stream_generate_response::Event;
 
 /// Asks a gateway; without a prompt it lists the tasks.
-///
-/// Ends with 0 when the whole answer came, 1 when it broke off or was refused, 2 when the
-/// request was wrong, 3 when there was no capacity, 4 when no gateway answers.
 #[derive(Args, Clone, Debug)]
 #[command(
     after_help = "Ends with 0 when the whole answer came, 1 when it broke off or was \
@@ -43,9 +41,29 @@ pub struct AskArgs {
     /// Repeats a draw where the model allows it
     #[arg(long)]
     pub seed: Option<i64>,
+    /// What the model is told first
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
     /// Say how the miner was chosen, on standard error
     #[arg(long)]
     pub explain: bool,
+    /// Print one JSON object when the answer is whole, instead of the text as it comes
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// An answer as JSON.
+#[derive(Debug, Default, Serialize)]
+struct Told {
+    request_id: String,
+    miner: String,
+    content: String,
+    reasoning: String,
+    refusal: String,
+    finish_reason: String,
+    units: u64,
+    prompt_units: u64,
+    recorded: bool,
 }
 
 /// Why nothing was answered.
@@ -60,6 +78,9 @@ pub enum AskError {
     /// Which task is meant.
     #[error("there are {0} tasks; name one with --task")]
     WhichTask(usize),
+    /// The answer as JSON.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
     /// The terminal or standard input.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -74,7 +95,7 @@ impl AskError {
         match self {
             Self::Connect(_) => 4,
             Self::WhichTask(_) => 2,
-            Self::Io(_) => 1,
+            Self::Io(_) | Self::Json(_) => 1,
             Self::Refused(refused) if refused.reason == "NO_CAPACITY" => 3,
             Self::Refused(refused) if !refused.fields.is_empty() => 2,
             Self::Refused(_) => 1,
@@ -88,6 +109,9 @@ fn advice(refused: &Refused) -> String {
     for (field, fault) in &refused.fields {
         text.push_str(&format!("\n  {field}: {fault}"));
     }
+    if let Some(hint) = hint(&refused.reason) {
+        text.push_str(&format!("\n  {hint}"));
+    }
     match refused.retry_after {
         Some(wait) if !wait.is_zero() => {
             text.push_str(&format!("\n  try again in {:.1} s", wait.as_secs_f64()));
@@ -96,6 +120,21 @@ fn advice(refused: &Refused) -> String {
         None => {}
     }
     text
+}
+
+/// What helps, where the message does not say it.
+fn hint(reason: &str) -> Option<&'static str> {
+    Some(match reason {
+        "UNAUTHENTICATED" => "give a key by --key or TAUGATE_KEY",
+        "FORBIDDEN" => "the key does not allow this; ask who gave it",
+        "TASK_NOT_FOUND" => "`taugate ask` without a prompt lists the tasks",
+        "NO_MINER" => "a miner has to declare the task first: `taugate miner --help`",
+        "DEADLINE" => "ask for less by --max-tokens",
+        "MINER_LOST" | "MINER_STALLED" | "MINER_PROTOCOL" => {
+            "what came was booked; ask again for a whole answer"
+        }
+        _ => return None,
+    })
 }
 
 /// Asks, and writes the answer to `out` and what is said about it to `aside`.
@@ -129,8 +168,44 @@ pub async fn run(
             seed: args.seed,
             ..v1::Sampling::default()
         });
+        if let Some(system) = &args.system {
+            chat.messages.insert(0, message(v1::Role::System, system));
+        }
     }
-    relay(client.stream(&request).await?, out, aside).await
+    let answer = client.stream(&request).await?;
+    if args.json {
+        let told = fold(answer).await?;
+        Ok(writeln!(out, "{}", serde_json::to_string(&told)?)?)
+    } else {
+        relay(answer, out, aside).await
+    }
+}
+
+/// All of an answer.
+async fn fold(mut answer: Answer) -> Result<Told, AskError> {
+    let mut told = Told::default();
+    while let Some(event) = answer.next().await? {
+        match event {
+            Event::Progress(_) => {}
+            Event::Started(started) => {
+                (told.request_id, told.miner) = (started.request_id, started.miner);
+            }
+            Event::Delta(delta) => {
+                told.content.push_str(&delta.content);
+                told.reasoning.push_str(&delta.reasoning);
+                told.refusal.push_str(&delta.refusal);
+            }
+            Event::Completed(completed) => {
+                let finish = completed.choices.first().map(v1::ChoiceEnd::finish_reason);
+                told.finish_reason =
+                    word(finish.unwrap_or_default().as_str_name(), "FINISH_REASON_");
+                let usage = completed.usage.unwrap_or_default();
+                (told.units, told.prompt_units) = (usage.units, usage.prompt_units);
+                told.recorded = completed.recorded;
+            }
+        }
+    }
+    Ok(told)
 }
 
 async fn relay(
@@ -147,7 +222,7 @@ async fn relay(
                 }
             }
             Event::Delta(delta) => {
-                write!(out, "{}", delta.content)?;
+                write!(out, "{}{}", delta.content, delta.refusal)?;
                 out.flush()?;
             }
             Event::Completed(completed) => {

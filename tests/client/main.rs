@@ -8,6 +8,7 @@ mod scripted;
 use std::time::Duration;
 
 use clap::Parser;
+use taugate::client::ask::{AskArgs, AskError};
 use taugate::client::replay::report::Report;
 use taugate::client::replay::{ReplayArgs, ReplayError};
 use taugate::client::{Client, Retries, chat};
@@ -130,6 +131,55 @@ async fn a_gateway_that_says_nothing_is_left_when_the_time_is_up() {
         }
     };
     assert_eq!(refused.reason, "DEADLINE");
+}
+
+#[derive(Parser)]
+struct AskLine {
+    #[command(flatten)]
+    args: AskArgs,
+}
+
+/// What a command wrote, and how it ended.
+async fn ask(line: &[&str]) -> (String, Result<(), AskError>) {
+    let line = AskLine::try_parse_from(std::iter::once(&"ask").chain(line));
+    let (mut out, mut aside) = (Vec::new(), Vec::new());
+    let ended = taugate::client::ask::run(line.expect("arguments").args, &mut out, &mut aside);
+    let ended = ended.await;
+    (String::from_utf8(out).expect("text"), ended)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ask_lists_streams_and_tells_scripts_what_happened() {
+    let network = Network::start().await;
+    let gateway = network.address();
+    let (tasks, ended) = ask(&["--gateway", &gateway]).await;
+    assert!(ended.is_ok() && tasks.contains("tiny"), "{tasks}");
+
+    let line = ["--gateway", &gateway, "--seed", "5", "--max-tokens", "12"];
+    let (text, ended) = ask(&[&line[..], &["hello"]].concat()).await;
+    assert!(ended.is_ok() && text.len() > 12, "{text}");
+    let (json, ended) =
+        ask(&[&line[..], &["--json", "--system", "be short", "hello"]].concat()).await;
+    assert!(ended.is_ok());
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    // The same seed draws the same words.
+    assert_eq!(json["content"], text.trim_end());
+    assert_eq!(
+        (&json["recorded"], &json["finish_reason"]),
+        (&true.into(), &"length".into())
+    );
+
+    let (_, unknown) = ask(&["--gateway", &gateway, "--task", "nobody", "hello"]).await;
+    let unknown = unknown.expect_err("no such task");
+    assert_eq!(unknown.exit_code(), 1);
+    assert!(unknown.to_string().contains("lists the tasks"), "{unknown}");
+    let (_, wrong) = ask(&["--gateway", &gateway, "--temperature", "99", "hello"]).await;
+    let wrong = wrong.expect_err("no such temperature");
+    assert_eq!(wrong.exit_code(), 2);
+    assert!(wrong.to_string().contains("temperature"), "{wrong}");
+    network.stop().await;
+    let (_, away) = ask(&["--gateway", &gateway, "hello"]).await;
+    assert_eq!(away.expect_err("no gateway").exit_code(), 4);
 }
 
 #[derive(Parser)]
