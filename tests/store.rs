@@ -58,7 +58,19 @@ impl Place {
         self.dir.path().join("store.db")
     }
 
+    /// Opens it. A child that another test starts holds our lock between its fork and its
+    /// exec, so that a lock is waited for a little.
     fn try_open(&self, settings: SqliteSettings) -> Result<SqliteStore, OpenError> {
+        for _ in 0..100 {
+            match self.open_once(settings) {
+                Err(OpenError::InUse { .. }) => std::thread::sleep(Duration::from_millis(10)),
+                opened => return opened,
+            }
+        }
+        self.open_once(settings)
+    }
+
+    fn open_once(&self, settings: SqliteSettings) -> Result<SqliteStore, OpenError> {
         SqliteStore::open(
             &self.path(),
             settings,
