@@ -24,6 +24,8 @@ struct Engine(Mutex<Rows>);
 #[derive(Debug, Default)]
 struct Rows {
     away: bool,
+    /// Whether it breaks off before it sets a cell.
+    cells_away: bool,
     declarations: HashMap<Hotkey, DeclarationRow>,
     subjects: HashMap<Subject, CellId>,
     wanted: BTreeMap<(Period, CellId), Units>,
@@ -89,6 +91,9 @@ impl DeclarationStore for Engine {
         let keyed = wanted
             .into_iter()
             .map(|(cell, units)| ((period, cell), units));
+        if self.0.lock().cells_away {
+            return Box::pin(std::future::ready(Err(StoreAway)));
+        }
         self.rows(|rows| rows.wanted.extend(keyed))
     }
 }
@@ -530,7 +535,9 @@ async fn names_decide_nothing() {
         let bench = Bench::new(|_| {}).await;
         for at in 0..names.len() {
             let name = names[(at + turn) % names.len()];
-            let units = 1_000 + u64::try_from(at).unwrap();
+            let later_ms = u64::try_from(at).unwrap();
+            let units = 1_000 + later_ms;
+            bench.clock.set(NOW_MS + later_ms);
             bench.declare(name, 1, units).await.unwrap();
         }
         let offers = bench.offers("chat");
@@ -541,6 +548,14 @@ async fn names_decide_nothing() {
         );
         let numbers = offers.iter().map(|offer| offer.miner.number);
         assert_eq!(numbers.collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+
+        // A restart does not make it the order of the rows.
+        let engine = Arc::clone(&bench.engine);
+        let again = Bench::over(engine, vec![task("chat")], |_| {}).await;
+        let again = again.offers("chat");
+        let order =
+            |offers: &[Offer]| -> Vec<_> { offers.iter().map(|offer| offer.cell).collect() };
+        assert_eq!(order(&again), order(&offers));
     }
 }
 
@@ -695,6 +710,26 @@ async fn what_an_absent_engine_did_not_take_is_not_offered_and_is_told_it_later(
     bench.away(false);
     bench.registry.tick().await.unwrap();
     assert_eq!(bench.told(bench.running(), cell), Some(400));
+}
+
+#[tokio::test]
+async fn the_books_never_hear_of_a_cell_before_the_engine_knows_it() {
+    let bench = Bench::new(|_| {}).await;
+    bench.declare("//One", 1, 1_000).await.unwrap();
+    let known = bench.registry.wanted();
+    assert_eq!(known.len(), 1);
+    bench.engine.0.lock().cells_away = true;
+    let verdict = bench.declare("//Two", 1, 1_000).await;
+    assert_eq!(verdict, Err(DeclareError::Away(StoreAway)));
+    assert_eq!(bench.registry.wanted(), known);
+    // Nor by what is published for another reason.
+    let hotkey = key("//One").hotkey();
+    let busy = change(1, Availability::Busy);
+    assert!(bench.registry.set_availability(hotkey, busy));
+    assert_eq!(bench.registry.wanted(), known);
+    bench.engine.0.lock().cells_away = false;
+    assert_eq!(bench.declare("//Two", 1, 1_000).await, Ok(()));
+    assert_eq!(bench.registry.wanted().len(), 2);
 }
 
 #[tokio::test]
