@@ -1,6 +1,7 @@
 //! What a sidecar needs of a model, whatever serves it.
 
 use futures_util::stream::BoxStream;
+use taugate_ledger::engine::BoxFuture;
 
 use crate::proto::v1;
 
@@ -11,6 +12,11 @@ pub type Events = BoxStream<'static, Result<ModelEvent, ModelError>>;
 pub trait Model: Send + Sync + std::fmt::Debug {
     /// Begins an answer: deltas, then one `End`. After an error or `End` comes nothing more.
     fn chat(&self, payload: v1::ChatPayload) -> Events;
+
+    /// Whether it could answer now. One that cannot tell says yes.
+    fn is_present(&self) -> BoxFuture<'_, bool> {
+        Box::pin(std::future::ready(true))
+    }
 }
 
 /// A piece of an answer.

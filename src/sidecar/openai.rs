@@ -1,33 +1,47 @@
 //! A model behind an OpenAI-compatible server.
 
+mod connect;
 mod request;
 mod stream;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+
+use bytes::Bytes;
 
 use eventsource_stream::{EventStream, Eventsource as _};
 use futures_util::stream::{BoxStream, unfold};
 use futures_util::{StreamExt as _, TryFutureExt as _};
 use reqwest::StatusCode;
 use serde::Deserialize;
+use taugate_ledger::engine::BoxFuture;
 
 use self::request::Body;
 use self::stream::Reader;
 use super::model::{Events, Model, ModelError, ModelEvent};
 use crate::proto::v1;
 
-/// The longest wait for a connection.
-const CONNECT: Duration = Duration::from_secs(5);
-
 /// The longest wait for the list of models.
 const LIST: Duration = Duration::from_secs(10);
+
+/// The longest wait for a sign of life: busy servers answer late, dead ones never.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
+
+/// The most bytes that one event may have; real ones have a few hundred.
+const EVENT_BYTES_MAX: usize = 1024 * 1024;
+
+/// How much of a server's reason for a refusal goes to the log, bytes.
+const REASON_BYTES_MAX: usize = 256;
+
+/// The longest wait for that reason.
+const REASON: Duration = Duration::from_secs(1);
 
 /// Once all choices ended, counts and `[DONE]` are waited for this long.
 const AFTERWORD: Duration = Duration::from_secs(2);
 
-/// A server that speaks OpenAI's chat API over plain HTTP.
+/// A server that speaks OpenAI's chat API.
 #[derive(Clone, Debug)]
 pub struct OpenAiServer {
     client: reqwest::Client,
@@ -63,11 +77,19 @@ struct ListedModel {
     id: String,
 }
 
-type Chunks = EventStream<BoxStream<'static, reqwest::Result<bytes::Bytes>>>;
+/// What llama.cpp's server says of itself; others have no such page.
+#[derive(Debug, Deserialize)]
+struct Properties {
+    total_slots: Option<u32>,
+}
+
+type Chunks = EventStream<BoxStream<'static, Result<Bytes, ModelError>>>;
 
 /// An answer being read.
 struct Reading {
     chunks: Chunks,
+    /// Bytes that came since the last event.
+    unread: Arc<AtomicUsize>,
     reader: Reader,
     ready: VecDeque<v1::Delta>,
 }
@@ -85,13 +107,8 @@ impl OpenAiServer {
         if parsed.scheme() != "http" || !parsed.has_host() {
             return Err(ServerError::Address);
         }
-        let client = reqwest::Client::builder()
-            .connect_timeout(CONNECT)
-            .tcp_nodelay(true)
-            .no_proxy()
-            .build();
         Ok(Self {
-            client: client.map_err(|_| ServerError::Client)?,
+            client: connect::client().map_err(|_| ServerError::Client)?,
             base: base.into(),
             api_key: api_key.map(Into::into),
         })
@@ -104,7 +121,7 @@ impl OpenAiServer {
     pub async fn models(&self) -> Result<Vec<String>, ModelError> {
         let request = self.client.get(format!("{}/v1/models", self.base));
         let response = self.authorised(request).timeout(LIST).send().await;
-        let response = check(response.map_err(|_| ModelError::Away)?)?;
+        let response = check(response.map_err(|_| ModelError::Away)?).await?;
         let list: ModelList = response.json().await.map_err(|_| ModelError::Broken)?;
         Ok(list.data.into_iter().map(|model| model.id).collect())
     }
@@ -118,6 +135,22 @@ impl OpenAiServer {
         }
     }
 
+    /// How many requests it works on at once, when it says so.
+    pub async fn slots(&self) -> Option<u32> {
+        let request = self.client.get(format!("{}/props", self.base));
+        let response = self.authorised(request).timeout(LIST).send().await.ok()?;
+        let properties: Properties = response.error_for_status().ok()?.json().await.ok()?;
+        properties.total_slots.filter(|slots| *slots > 0)
+    }
+
+    /// Whether it is there and has its models ready. One without a list of models, or with
+    /// another key for it, is there.
+    async fn is_present(&self) -> bool {
+        let request = self.client.get(format!("{}/v1/models", self.base));
+        let response = self.authorised(request).timeout(SIGN_OF_LIFE).send().await;
+        response.is_ok_and(|response| !response.status().is_server_error())
+    }
+
     fn authorised(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
         match &self.api_key {
             Some(key) => request.bearer_auth(key),
@@ -127,18 +160,33 @@ impl OpenAiServer {
 }
 
 /// What a status says before there is an answer.
-fn check(response: reqwest::Response) -> Result<reqwest::Response, ModelError> {
+async fn check(response: reqwest::Response) -> Result<reqwest::Response, ModelError> {
     match response.status() {
         status if status.is_success() => Ok(response),
         StatusCode::BAD_REQUEST
         | StatusCode::PAYLOAD_TOO_LARGE
-        | StatusCode::UNPROCESSABLE_ENTITY => Err(ModelError::Refused),
+        | StatusCode::UNPROCESSABLE_ENTITY => {
+            let status = response.status().as_u16();
+            let reason = reason(response).await;
+            tracing::debug!(status, ?reason, "the model server refuses a request");
+            Err(ModelError::Refused)
+        }
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Err(ModelError::Busy),
         status => {
             tracing::warn!(status = status.as_u16(), "the model server failed");
             Err(ModelError::Away)
         }
     }
+}
+
+/// The beginning of what the server says of a refusal, for the miner's own log.
+async fn reason(mut response: reqwest::Response) -> String {
+    let first = tokio::time::timeout(REASON, response.chunk()).await;
+    let Ok(Ok(Some(bytes))) = first else {
+        return String::new();
+    };
+    let end = bytes.len().min(REASON_BYTES_MAX);
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
 // === impl OpenAiModel ===
@@ -153,9 +201,21 @@ impl OpenAiModel {
             .header("content-type", "application/json")
             .body(body);
         let response = self.server.authorised(request).send().await;
-        let response = check(response.map_err(|_| ModelError::Away)?)?;
+        let response = check(response.map_err(|_| ModelError::Away)?).await?;
+        let unread = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&unread);
+        // The parser keeps what is no whole event yet: that has to have a bound.
+        let bytes = response.bytes_stream().map(move |bytes| {
+            let bytes = bytes.map_err(|_| ModelError::Broken)?;
+            let before = counted.fetch_add(bytes.len(), Ordering::Relaxed);
+            if before > EVENT_BYTES_MAX {
+                return Err(ModelError::Broken);
+            }
+            Ok(bytes)
+        });
         Ok(Reading {
-            chunks: response.bytes_stream().boxed().eventsource(),
+            chunks: bytes.boxed().eventsource(),
+            unread,
             reader: Reader::new(payload.choices.unwrap_or(1)),
             ready: VecDeque::new(),
         })
@@ -173,6 +233,10 @@ impl Model for OpenAiModel {
             })
         });
         events.try_flatten_stream().boxed()
+    }
+
+    fn is_present(&self) -> BoxFuture<'_, bool> {
+        Box::pin(self.server.is_present())
     }
 }
 
@@ -198,6 +262,7 @@ impl Reading {
                 Some(Ok(event)) => event,
                 Some(Err(_)) | None => return self.reader.end(false),
             };
+            self.unread.store(0, Ordering::Relaxed);
             if event.data.trim() == "[DONE]" {
                 return self.reader.end(true);
             }

@@ -155,7 +155,7 @@ async fn the_digest_is_of_what_was_sent() {
 async fn an_answer_is_read_however_its_bytes_are_cut() {
     let usage = r#"{"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":2}}"#;
     let mut bytes = b": a comment\r\n\r\nevent: ping\ndata: {}\n\n".to_vec();
-    // Counts before the end, a null for everything, and the mark inside a text.
+    // Counts before the end, a null for everything, and the mark inside a text (N20).
     for piece in [
         event(usage),
         text("né "),
@@ -280,15 +280,55 @@ async fn the_deadline_of_a_call_is_kept() {
 }
 
 #[tokio::test]
+async fn prompts_go_to_the_named_server_alone() {
+    let other = ModelServer::start(Script::Pieces(vec![text("ab"), finish(), done()])).await;
+    let to = format!("http://{}/v1/chat/completions", other.address);
+    let (miner, server) = Miner::over(Script::Redirect(to), 1).await;
+    assert_eq!(
+        miner.ask(chat()).await.unwrap_err().code(),
+        Code::Unavailable
+    );
+    assert_eq!(server.bodies.lock().len(), 1);
+    assert!(other.bodies.lock().is_empty());
+}
+
+#[tokio::test]
+async fn an_event_without_an_end_is_cut() {
+    let mut pieces = vec![text("ab"), b"data: ".to_vec()];
+    pieces.extend(std::iter::repeat_n(vec![b'x'; 64 * 1024], 64));
+    let (miner, _server) = Miner::over(Script::Hang(pieces), 1).await;
+    assert_eq!(miner.ask(chat()).await.unwrap_err().code(), Code::Aborted);
+}
+
+// N22.
+#[tokio::test]
 async fn what_is_asked_reaches_the_server_unchanged() {
     let schema = r#"{"z": 1, "a": {"type":"object"}}"#;
     let mut asked = chat();
     asked.sampling = Some(v1::Sampling {
-        seed: Some(-3),
+        temperature: Some(0.0),
+        top_p: Some(0.25),
         top_k: Some(5),
-        ..v1::Sampling::default()
+        seed: Some(-3),
+        frequency_penalty: Some(-0.5),
+        presence_penalty: Some(0.5),
+        min_p: Some(0.125),
+        repetition_penalty: Some(1.5),
     });
     asked.stop = vec!["\n".to_owned()];
+    asked.logprobs = Some(true);
+    asked.top_logprobs = Some(3);
+    asked.reasoning_effort = Some("low".to_owned());
+    asked.tool_choice = Some(v1::ToolChoice {
+        choice: Some(v1::tool_choice::Choice::Function("f".to_owned())),
+    });
+    asked.messages[0].parts.push(v1::ContentPart {
+        part: Some(v1::content_part::Part::Image(v1::ImagePart {
+            source: Some(v1::image_part::Source::Data(vec![1, 2, 3])),
+            mime: "image/png".to_owned(),
+            detail: String::new(),
+        })),
+    });
     asked.tools = vec![v1::Tool {
         name: "f".to_owned(),
         parameters_json: schema.to_owned(),
@@ -300,11 +340,17 @@ async fn what_is_asked_reaches_the_server_unchanged() {
     assert!(body.contains(schema), "{body}");
     let body: serde_json::Value = serde_json::from_str(&body).unwrap();
     let expected = serde_json::json!({
-        "model": "served", "messages": [{"role": "user", "content": "Who?"}],
+        "model": "served", "messages": [{"role": "user", "content": [
+            {"type": "text", "text": "Who?"},
+            {"type": "image_url", "image_url": {"url": "data:image/png;base64,AQID"}}]}],
         "stream": true, "stream_options": {"include_usage": true},
         "tools": [{"type": "function", "function": {
             "name": "f", "parameters": {"z": 1, "a": {"type": "object"}}}}],
-        "stop": ["\n"], "seed": -3, "top_k": 5, "max_tokens": 50,
+        "tool_choice": {"type": "function", "function": {"name": "f"}},
+        "temperature": 0.0, "top_p": 0.25, "top_k": 5, "seed": -3,
+        "frequency_penalty": -0.5, "presence_penalty": 0.5, "min_p": 0.125,
+        "repetition_penalty": 1.5, "repeat_penalty": 1.5, "logprobs": true, "top_logprobs": 3,
+        "reasoning_effort": "low", "stop": ["\n"], "max_tokens": 50,
     });
     assert_eq!(body, expected);
 

@@ -19,6 +19,8 @@ pub(crate) enum Script {
     Hang(Vec<Vec<u8>>),
     /// Answers with this status and no more.
     Status(u16),
+    /// Sends whoever asks to another address.
+    Redirect(String),
 }
 
 /// The server; ends with the value.
@@ -90,6 +92,11 @@ async fn serve(
     let (pieces, hangs) = match script {
         Script::Pieces(pieces) => (pieces, false),
         Script::Hang(pieces) => (pieces, true),
+        Script::Redirect(to) => {
+            let head = format!("HTTP/1.1 307 x\r\nlocation: {to}\r\ncontent-length: 0\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.unwrap();
+            return;
+        }
         Script::Status(status) => {
             let head = format!("HTTP/1.1 {status} x\r\ncontent-length: 0\r\n\r\n");
             stream.write_all(head.as_bytes()).await.unwrap();
@@ -99,7 +106,10 @@ async fn serve(
     let head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
     stream.write_all(head).await.unwrap();
     for piece in pieces {
-        stream.write_all(&piece).await.unwrap();
+        // The client may have had enough.
+        if stream.write_all(&piece).await.is_err() {
+            return;
+        }
         // So that pieces are seen apart.
         tokio::task::yield_now().await;
     }

@@ -48,6 +48,9 @@ pub(super) struct Body<'a> {
     min_p: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     repetition_penalty: Option<f64>,
+    /// The same, as llama.cpp calls it: it would overlook the other name in silence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repeat_penalty: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     logprobs: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -118,6 +121,7 @@ impl<'a> Body<'a> {
             presence_penalty: sampling.presence_penalty,
             min_p: sampling.min_p,
             repetition_penalty: sampling.repetition_penalty,
+            repeat_penalty: sampling.repetition_penalty,
             logprobs: payload.logprobs,
             top_logprobs: payload.top_logprobs,
             max_tokens: payload.max_tokens,
