@@ -238,7 +238,12 @@ fn demo(args: DemoArgs) -> Result<ExitCode, Failure> {
 // --- miner ---
 
 fn miner(args: MinerArgs) -> Result<ExitCode, Failure> {
-    start_logs(Format::Pretty, "info")?;
+    let format = if args.json_logs {
+        Format::Json
+    } else {
+        Format::Pretty
+    };
+    start_logs(format, "info")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("miner")

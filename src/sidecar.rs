@@ -2,12 +2,15 @@
 //! gateways and declares what it can do.
 
 pub mod arguments;
+pub mod condition;
 pub mod declare;
 pub mod model;
 pub mod openai;
 mod prose;
+pub mod report;
 pub mod serve;
 pub mod simulated;
+pub mod slots;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -121,7 +124,6 @@ impl Sidecar {
 
     /// Serves until `stop`: then it withdraws, ends what runs, and is done.
     pub async fn run(self, stop: CancellationToken) {
-        let declarer = Declarer::new(self.offer(), Arc::clone(&self.settings.clock));
         let models: Models = self
             .settings
             .tasks
@@ -130,9 +132,15 @@ impl Sidecar {
             .collect();
         let concurrency = usize::try_from(self.settings.concurrency).unwrap_or(usize::MAX);
         let door = MinerDoor::new(models, concurrency);
+        let declarer = Declarer::new(self.offer(door.clone()), Arc::clone(&self.settings.clock));
+        let looking = door.clone();
         // The door stays open until gateways know: a call that is turned away costs them an
         // attempt.
         let withdrawn = CancellationToken::new();
+        let stopping = async {
+            stop.cancelled().await;
+            looking.conditions().drain();
+        };
         let declaring = async {
             let gateways = self.settings.gateways.iter();
             join_all(gateways.map(|gateway| declarer.run(gateway.as_ref(), &stop))).await;
@@ -140,10 +148,14 @@ impl Sidecar {
             withdrawn.cancel();
         };
         let serving = serve::serve(self.listener, door, withdrawn.clone(), self.settings.drain);
-        tokio::join!(declaring, serving);
+        let running = async { tokio::join!(stopping, declaring, serving) };
+        tokio::select! {
+            _ = running => {}
+            () = looking.look_after() => {}
+        }
     }
 
-    fn offer(&self) -> Offer {
+    fn offer(&self, door: MinerDoor) -> Offer {
         let settings = &self.settings;
         let tasks = settings.tasks.iter().map(|served| v1::DeclaredTask {
             task: served.task.to_string(),
@@ -156,6 +168,7 @@ impl Sidecar {
             keypair: Arc::clone(&settings.keypair),
             endpoint: endpoint.unwrap_or_else(|| format!("http://{}", self.address)),
             tasks: tasks.collect(),
+            door,
         }
     }
 }

@@ -17,6 +17,20 @@ use crate::clock::SharedClock;
 use crate::identity::call::CallSigner;
 use crate::identity::hotkey::{KeyFileError, Keypair, SecretError};
 
+/// Requests at once of a server that does not say: few enough for one on a laptop.
+const CONCURRENCY: u32 = 4;
+
+/// Requests at once of simulated models.
+const CONCURRENCY_SIMULATED: u32 = 16;
+
+/// Units a second that one request is trusted to make. Small models on one core make 20, a
+/// large one under load on a good machine no less than this; too little is asked less often,
+/// too much fails.
+const UNITS_PER_S: u32 = 5;
+
+/// Between two attempts to learn what a model server has.
+const LIST_AGAIN: Duration = Duration::from_secs(2);
+
 /// Serves a model to gateways as a miner.
 #[derive(Args, Clone, Debug)]
 pub struct MinerArgs {
@@ -43,12 +57,14 @@ pub struct MinerArgs {
     /// Without it, each model of the server is a task
     #[arg(long = "task", value_name = "TASK[=MODEL]")]
     pub tasks: Vec<String>,
-    /// Units an hour to declare for each task
-    #[arg(long, value_name = "UNITS", default_value_t = 1_000_000)]
-    pub units_per_hour: u64,
-    /// Requests at once, over all tasks
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub concurrency: u32,
+    /// Units an hour to declare for each task; if not given, a cautious guess: 5 a second for
+    /// each request at once, or what a simulated model makes
+    #[arg(long, value_name = "UNITS")]
+    pub units_per_hour: Option<u64>,
+    /// Requests at once, over all tasks; if not given, as many as the server says that it
+    /// works on at once, or 4, or 16 when simulated
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub concurrency: Option<u32>,
     /// Seconds that running answers get once it stops
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     pub drain_s: u64,
@@ -70,6 +86,9 @@ pub struct MinerArgs {
         requires = "server"
     )]
     pub server_key: Option<String>,
+    /// Write logs as JSON
+    #[arg(long)]
+    pub json_logs: bool,
     /// How simulated models behave.
     #[command(flatten)]
     pub simulation: SimulationArgs,
@@ -81,6 +100,15 @@ pub struct SimulationArgs {
     /// Simulated: pace of an answer, tokens a second; 0: at once
     #[arg(long, default_value_t = 80.0)]
     pub tokens_per_s: f64,
+    /// Simulated: pace of reading the prompt, tokens a second; 0: at once
+    #[arg(long, default_value_t = 4000.0)]
+    pub prefill_tokens_per_s: f64,
+    /// Simulated: pause before each answer, milliseconds
+    #[arg(long, default_value_t = 0)]
+    pub delay_ms: u32,
+    /// Simulated: tokens that prompt and answer may have together; 0: any number
+    #[arg(long, default_value_t = 0)]
+    pub context_tokens: u32,
     /// Simulated: part of the answers that break off, 0 to 1
     #[arg(long, default_value_t = 0.0)]
     pub failure_rate: f64,
@@ -110,9 +138,14 @@ pub enum ArgumentError {
     /// A gateway's address.
     #[error("--gateway {0}: not http://host:port")]
     Gateway(String, #[source] NoAddress),
-    /// Simulated models have no list.
-    #[error("name at least one --task to simulate")]
+    /// Simulated models have no list, and a server's may be empty.
+    #[error("there is no model: name at least one --task")]
     NoTask,
+    /// Gateways cannot connect to every address of a machine.
+    #[error(
+        "--listen {0} is no address to connect to: say with --endpoint where gateways reach it"
+    )]
+    Endpoint(SocketAddr),
 }
 
 // === impl MinerArgs ===
@@ -123,20 +156,33 @@ impl MinerArgs {
     /// # Errors
     /// The first argument that makes no sense.
     pub async fn settings(self, clock: SharedClock) -> Result<SidecarSettings, ArgumentError> {
+        if self.listen.ip().is_unspecified() && self.endpoint.is_none() {
+            return Err(ArgumentError::Endpoint(self.listen));
+        }
+        if !self.listen.ip().is_loopback() {
+            tracing::warn!(listen = %self.listen, "whoever reaches this address can use the model");
+        }
         let keypair = Arc::new(self.keypair()?);
         let signer = CallSigner::new(Arc::clone(&keypair), Arc::clone(&clock));
-        let tasks = self.served().await?;
-        let gateways = self.gateways.into_iter().map(|address| {
-            let gateway = GrpcGateway::new(&address, signer.clone());
-            let gateway = gateway.map_err(|error| ArgumentError::Gateway(address, error))?;
+        let server = match &self.server {
+            Some(base) => Some(OpenAiServer::new(base, self.server_key.as_deref())?),
+            None => None,
+        };
+        let gateways = self.gateways.iter().map(|address| {
+            let gateway = GrpcGateway::new(address, signer.clone());
+            let gateway =
+                gateway.map_err(|error| ArgumentError::Gateway(address.clone(), error))?;
             Ok(Arc::new(gateway) as Arc<dyn Announce>)
         });
+        let gateways = gateways.collect::<Result<_, ArgumentError>>()?;
+        let named = self.named(server.as_ref()).await?;
+        let concurrency = self.concurrency(server.as_ref()).await;
         Ok(SidecarSettings {
+            tasks: self.served(named, server.as_ref(), concurrency),
             listen: self.listen,
             endpoint: self.endpoint,
-            tasks,
-            concurrency: self.concurrency,
-            gateways: gateways.collect::<Result<_, ArgumentError>>()?,
+            concurrency,
+            gateways,
             keypair,
             clock,
             drain: Duration::from_secs(self.drain_s),
@@ -158,35 +204,86 @@ impl MinerArgs {
         Ok(Keypair::load(&self.key)?)
     }
 
-    async fn served(&self) -> Result<Vec<ServedTask>, ArgumentError> {
+    /// Tasks and the models that do them.
+    async fn named(
+        &self,
+        server: Option<&OpenAiServer>,
+    ) -> Result<Vec<(String, String)>, ArgumentError> {
         let named = self.tasks.iter().map(|task| {
             let (task, model) = task.split_once('=').unwrap_or((task, task));
             (task.to_owned(), model.to_owned())
         });
         let mut named: Vec<(String, String)> = named.collect();
-        let server = match &self.server {
-            Some(base) => Some(OpenAiServer::new(base, self.server_key.as_deref())?),
-            None => None,
-        };
-        if let Some(server) = server.as_ref().filter(|_| named.is_empty()) {
-            let models = server.models().await.map_err(ArgumentError::Models)?;
-            named = models
-                .into_iter()
-                .map(|model| (model.clone(), model))
-                .collect();
+        if let Some(server) = server.filter(|_| named.is_empty()) {
+            let models = listed(server).await.map_err(ArgumentError::Models)?;
+            let models = models.into_iter().map(|model| (model.clone(), model));
+            named = models.collect();
         }
         if named.is_empty() {
             return Err(ArgumentError::NoTask);
         }
+        Ok(named)
+    }
+
+    async fn concurrency(&self, server: Option<&OpenAiServer>) -> u32 {
+        match (self.concurrency, server) {
+            (Some(given), _) => given,
+            (None, Some(server)) => server.slots().await.unwrap_or(CONCURRENCY),
+            (None, None) => CONCURRENCY_SIMULATED,
+        }
+    }
+
+    fn served(
+        &self,
+        named: Vec<(String, String)>,
+        server: Option<&OpenAiServer>,
+        concurrency: u32,
+    ) -> Vec<ServedTask> {
+        let guess = self.units_per_s(server.is_some()) * f64::from(concurrency) * 3600.0;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a guess; what is out of range becomes the nearest that is not"
+        )]
+        let guess = guess as u64;
+        let units_per_hour = self.units_per_hour.unwrap_or(guess);
+        tracing::info!(
+            concurrency,
+            units_per_hour,
+            "what is declared for each task"
+        );
         let served = named.into_iter().map(|(task, model)| ServedTask {
             task: task.into(),
-            model: match &server {
+            model: match server {
                 Some(server) => Arc::new(server.model(&model)) as Arc<dyn Model>,
                 None => Arc::new(SimulatedModel::new(self.simulation.simulation())),
             },
-            units_per_hour: self.units_per_hour,
+            units_per_hour,
         });
-        Ok(served.collect())
+        served.collect()
+    }
+
+    /// A simulated token is a unit, more or less. One without a pace is as fast as the
+    /// machine: a thousand a second is nothing to it.
+    fn units_per_s(&self, has_server: bool) -> f64 {
+        match self.simulation.tokens_per_s {
+            _ if has_server => f64::from(UNITS_PER_S),
+            pace if pace > 0.0 => pace,
+            _ => 1000.0,
+        }
+    }
+}
+
+/// The models of a server, which may be starting still.
+async fn listed(server: &OpenAiServer) -> Result<Vec<String>, ModelError> {
+    loop {
+        match server.models().await {
+            Err(error @ (ModelError::Away | ModelError::Busy)) => {
+                tracing::warn!(%error, "waiting for the model server");
+                tokio::time::sleep(LIST_AGAIN).await;
+            }
+            listed => return listed,
+        }
     }
 }
 
@@ -196,6 +293,9 @@ impl SimulationArgs {
     fn simulation(self) -> Simulation {
         Simulation {
             tokens_per_s: self.tokens_per_s,
+            prefill_tokens_per_s: self.prefill_tokens_per_s,
+            delay: Duration::from_millis(self.delay_ms.into()),
+            context_tokens: self.context_tokens,
             failure_rate: self.failure_rate,
             hang_rate: self.hang_rate,
             seed: self.seed,

@@ -1,5 +1,7 @@
 //! `MinerService` over a model: a bound on requests at once, digests, deadlines.
 
+mod health;
+
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,14 +12,18 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::metadata::MetadataMap;
+use tonic::service::Routes;
 use tonic::{Request, Response, Status};
+use tonic_health::pb::health_server::HealthServer;
 
+use self::health::Wellbeing;
+use super::condition::Conditions;
 use super::model::{Events, Model, ModelError, ModelEvent};
+use super::slots::{Slot, Slots};
 use crate::digest::ChoiceDigests;
 use crate::proto::v1;
 use crate::proto::v1::miner_generate_request::Payload;
@@ -34,6 +40,16 @@ const DEADLINE_MAX: Duration = Duration::from_secs(3600);
 /// Choices that a request may ask for.
 const CHOICES_MAX: u32 = 16;
 
+/// Connections at once; gateways have one a shard. One more is closed at once.
+const CONNECTIONS_MAX: usize = 1024;
+
+/// The fewest streams that a connection may have: HTTP/2 clients count on them.
+const STREAMS_MIN: u32 = 200;
+
+/// Flow-control windows, bytes: requests with pictures are large.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+
 /// After a failed `accept` (no file descriptors, mostly) it is tried again this much later.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -44,7 +60,8 @@ pub type Models = BTreeMap<TaskId, Arc<dyn Model>>;
 #[derive(Clone, Debug)]
 pub struct MinerDoor {
     models: Arc<Models>,
-    permits: Arc<Semaphore>,
+    conditions: Arc<Conditions>,
+    slots: Arc<Slots>,
 }
 
 type Responses = Pin<Box<dyn Stream<Item = Result<v1::MinerGenerateResponse, Status>> + Send>>;
@@ -55,7 +72,8 @@ struct Answering {
     first: Option<ModelEvent>,
     digests: ChoiceDigests,
     deadline: Instant,
-    _permit: OwnedSemaphorePermit,
+    conditions: Arc<Conditions>,
+    _slot: Slot,
 }
 
 // === impl MinerDoor ===
@@ -64,16 +82,42 @@ impl MinerDoor {
     /// Serves these models, with at most `concurrency` requests at once over all of them.
     #[must_use]
     pub fn new(models: Models, concurrency: usize) -> Self {
+        let conditions = Arc::new(Conditions::new(models.len()));
         Self {
             models: Arc::new(models),
-            permits: Arc::new(Semaphore::new(concurrency.min(Semaphore::MAX_PERMITS))),
+            slots: Arc::new(Slots::new(concurrency, Arc::clone(&conditions))),
+            conditions,
         }
     }
 
     /// How many more requests it takes right now.
     #[must_use]
     pub fn free(&self) -> usize {
-        self.permits.available_permits()
+        self.slots.free()
+    }
+
+    /// How it is.
+    #[must_use]
+    pub const fn conditions(&self) -> &Arc<Conditions> {
+        &self.conditions
+    }
+
+    /// What bounds its requests at once.
+    #[must_use]
+    pub const fn slots(&self) -> &Arc<Slots> {
+        &self.slots
+    }
+
+    /// Looks whether its models answer, again and again; never ends.
+    pub async fn look_after(&self) {
+        self.conditions.look_after(&self.models).await;
+    }
+
+    /// Streams that one connection may have: the bound on requests is ours, and one more
+    /// than it has to be told so, not left to wait.
+    fn streams_max(&self) -> u32 {
+        let most = u32::try_from(self.slots.most()).unwrap_or(u32::MAX);
+        most.saturating_mul(2).max(STREAMS_MIN)
     }
 
     async fn begin(&self, request: Request<v1::MinerGenerateRequest>) -> Result<Answering, Status> {
@@ -88,14 +132,19 @@ impl MinerDoor {
         if !(1..=CHOICES_MAX).contains(&choices) {
             return Err(Status::invalid_argument("chat.choices: 1 to 16"));
         }
-        let permit = Arc::clone(&self.permits).try_acquire_owned();
-        let permit = permit.map_err(|_| status(ModelError::Busy))?;
+        if self.conditions.is_away(&request.task) {
+            // Known already: a model server that hangs would cost the gateway its patience.
+            return Err(status(ModelError::Away));
+        }
+        let slot = self.slots.take();
+        let slot = slot.ok_or_else(|| status(ModelError::Busy))?;
         let mut answering = Answering {
             events: model.chat(payload),
             first: None,
             digests: ChoiceDigests::new(choices),
             deadline,
-            _permit: permit,
+            conditions: Arc::clone(&self.conditions),
+            _slot: slot,
         };
         // No headers before the model said something: a refusal stays a plain status.
         answering.first = Some(answering.event().await?);
@@ -156,7 +205,11 @@ impl Answering {
     async fn event(&mut self) -> Result<ModelEvent, Status> {
         let event = tokio::time::timeout_at(self.deadline, self.events.next()).await;
         let event = event.map_err(|_| Status::deadline_exceeded("the attempt's time is over"))?;
-        event.unwrap_or(Err(ModelError::Broken)).map_err(status)
+        let event = event.unwrap_or(Err(ModelError::Broken));
+        if matches!(event, Err(ModelError::Away | ModelError::Broken)) {
+            self.conditions.stumbled();
+        }
+        event.map_err(status)
     }
 }
 
@@ -208,6 +261,10 @@ pub async fn serve(
             tokio::time::sleep(ACCEPT_RETRY).await;
             continue;
         };
+        if connections.len() >= CONNECTIONS_MAX {
+            tracing::warn!("too many connections");
+            continue;
+        }
         let serving = connection(stream, door.clone(), stop.clone());
         let cut = cut.clone();
         connections.spawn(async move { cut.run_until_cancelled(serving).await });
@@ -228,13 +285,19 @@ async fn connection(stream: TcpStream, door: MinerDoor, stop: CancellationToken)
     if stream.set_nodelay(true).is_err() {
         tracing::debug!("cannot set TCP_NODELAY");
     }
-    let service = MinerServiceServer::new(door).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let streams_max = door.streams_max();
+    let health = HealthServer::new(Wellbeing::new(&door.conditions));
+    let miner = MinerServiceServer::new(door).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let service = Routes::new(miner).add_service(health);
     let mut connection = std::pin::pin!(
         http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(10))
             .max_header_list_size(16 * 1024)
+            .max_concurrent_streams(streams_max)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
     );
     let ended = tokio::select! {

@@ -23,6 +23,11 @@ pub struct Simulation {
     pub jitter: f64,
     /// Pace of reading the prompt, tokens a second; 0: at once.
     pub prefill_tokens_per_s: f64,
+    /// The pause before each answer.
+    pub delay: Duration,
+    /// Tokens that prompt and answer may have together; 0: any number. What could have more
+    /// is refused.
+    pub context_tokens: u32,
     /// Part of the answers that break off, 0 to 1.
     pub failure_rate: f64,
     /// Part of the answers that stand still and never end, 0 to 1.
@@ -67,6 +72,8 @@ impl Default for Simulation {
             tokens_per_s: 80.0,
             jitter: 0.2,
             prefill_tokens_per_s: 4000.0,
+            delay: Duration::ZERO,
+            context_tokens: 0,
             failure_rate: 0.0,
             hang_rate: 0.0,
             answer_tokens: (40, 300),
@@ -127,13 +134,18 @@ impl SimulatedModel {
             fault,
             round: 0,
             choice: 0,
-            due: Instant::now() + prefill,
+            due: Instant::now() + simulation.delay + prefill,
         }
     }
 }
 
 impl Model for SimulatedModel {
     fn chat(&self, payload: v1::ChatPayload) -> Events {
+        let context = u64::from(self.simulation.context_tokens);
+        let asked = u64::from(payload.max_tokens.unwrap_or(1));
+        if context > 0 && prompt_tokens(&payload).saturating_add(asked) > context {
+            return stream::iter([Err(ModelError::Refused)]).boxed();
+        }
         let play = self.play(&payload);
         stream::unfold(Some(play), |play| async {
             let mut play = play?;

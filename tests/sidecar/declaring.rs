@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
@@ -19,6 +21,7 @@ use taugate::proto::v1;
 use taugate::proto::v1::capacity_service_server::{CapacityService, CapacityServiceServer};
 use taugate::sidecar::declare::grpc::GrpcGateway;
 use taugate::sidecar::declare::{Announce, AnnounceError};
+use taugate::sidecar::model::{Events, Model};
 use taugate::sidecar::simulated::{SimulatedModel, Simulation};
 use taugate::sidecar::{ServedTask, Sidecar, SidecarSettings};
 use taugate_ledger::engine::BoxFuture;
@@ -33,6 +36,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 struct Gateway {
     declared: Mutex<Vec<v1::DeclareRequest>>,
     withdrawn: Mutex<Vec<u64>>,
+    said: Mutex<Vec<(v1::Availability, bool)>>,
     told: tokio::sync::Notify,
 }
 
@@ -70,7 +74,21 @@ impl Announce for Gateway {
 
     fn withdraw(&self, request: v1::WithdrawRequest) -> BoxFuture<'_, Result<(), AnnounceError>> {
         self.withdrawn.lock().push(request.sequence);
+        self.told.notify_one();
         Box::pin(async { Ok(()) })
+    }
+
+    fn tell(
+        &self,
+        mut changes: BoxStream<'static, v1::SetAvailabilityRequest>,
+    ) -> BoxFuture<'_, Result<(), AnnounceError>> {
+        Box::pin(async move {
+            while let Some(change) = changes.next().await {
+                self.said.lock().push((change.availability(), change.last));
+                self.told.notify_one();
+            }
+            Ok(())
+        })
     }
 }
 
@@ -130,6 +148,116 @@ async fn a_sidecar_keeps_a_gateway_informed_and_withdraws_at_its_end() {
     assert_eq!(sequences, [1_000, 1_001, 1_001]);
     assert_eq!(declared[1], declared[2], "equal bytes");
     assert_eq!(*gateway.withdrawn.lock(), [1_001]);
+    let said = [
+        (v1::Availability::Free, false),
+        (v1::Availability::Draining, true),
+    ];
+    assert_eq!(*gateway.said.lock(), said);
+}
+
+/// A model that is there or not, as the test says.
+#[derive(Debug, Default)]
+struct Coming(std::sync::atomic::AtomicBool);
+
+impl Coming {
+    fn set(&self, present: bool) {
+        self.0.store(present, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+impl Model for Coming {
+    fn chat(&self, _: v1::ChatPayload) -> Events {
+        futures_util::stream::empty().boxed()
+    }
+
+    fn is_present(&self) -> BoxFuture<'_, bool> {
+        let present = self.0.load(std::sync::atomic::Ordering::SeqCst);
+        Box::pin(async move { present })
+    }
+}
+
+impl Gateway {
+    /// Waits until it was told so much.
+    async fn until(&self, told: impl Fn(&Self) -> bool) {
+        while !told(self) {
+            self.told.notified().await;
+        }
+    }
+
+    fn sequences(&self) -> Vec<u64> {
+        let declared = self.declared.lock().clone();
+        let sequence = |request: v1::DeclareRequest| {
+            let record = request.declaration.unwrap();
+            let declaration = v1::Declaration::decode(record.payload.as_slice());
+            declaration.unwrap().sequence
+        };
+        declared.into_iter().map(sequence).collect()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_declared_for_models_that_are_gone() {
+    let (gateway, model) = (Arc::new(Gateway::default()), Arc::new(Coming::default()));
+    let sidecar = Sidecar::bind(SidecarSettings {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        endpoint: None,
+        tasks: vec![ServedTask {
+            task: "m".into(),
+            model: Arc::clone(&model) as Arc<dyn Model>,
+            units_per_hour: 9,
+        }],
+        concurrency: 3,
+        gateways: vec![Arc::clone(&gateway) as Arc<dyn Announce>],
+        keypair: Arc::new(Keypair::from_secret("//Alice").unwrap()),
+        clock: Arc::new(ManualClock::at(1_000)),
+        drain: Duration::ZERO,
+    });
+    let (sidecar, stop) = (sidecar.await.unwrap(), CancellationToken::new());
+    let told = async {
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert!(gateway.declared.lock().is_empty(), "it is not there yet");
+
+        model.set(true);
+        gateway
+            .until(|gateway| gateway.said.lock().len() == 1)
+            .await;
+        assert_eq!(gateway.sequences(), [1_000, 1_001], "the first is stale");
+        assert_eq!(gateway.said.lock()[0].0, v1::Availability::Free);
+
+        // Away for a moment: no work, but still declared.
+        model.set(false);
+        gateway
+            .until(|gateway| gateway.said.lock().len() == 2)
+            .await;
+        assert_eq!(gateway.said.lock()[1].0, v1::Availability::Busy);
+        model.set(true);
+        gateway
+            .until(|gateway| gateway.said.lock().len() == 3)
+            .await;
+        assert_eq!(gateway.said.lock()[2].0, v1::Availability::Free);
+        assert!(gateway.withdrawn.lock().is_empty());
+
+        // Away for long.
+        model.set(false);
+        gateway
+            .until(|gateway| !gateway.withdrawn.lock().is_empty())
+            .await;
+        let declared = gateway.sequences().len();
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert_eq!(gateway.sequences().len(), declared);
+        model.set(true);
+        gateway
+            .until(|gateway| gateway.sequences().len() > declared)
+            .await;
+        assert_eq!(
+            gateway.sequences()[declared],
+            1_002,
+            "newer than the one taken back"
+        );
+        stop.cancel();
+    };
+    tokio::join!(sidecar.run(stop.clone()), told);
+    assert_eq!(*gateway.withdrawn.lock(), [1_001, 1_002]);
 }
 
 /// A gateway's door that verifies calls and calls a declaration without an endpoint stale.
@@ -137,6 +265,7 @@ async fn a_sidecar_keeps_a_gateway_informed_and_withdraws_at_its_end() {
 struct Door {
     verifier: CallVerifier,
     hotkey: Hotkey,
+    said: Arc<Mutex<Vec<u64>>>,
 }
 
 /// Takes every nonce for new.
@@ -211,9 +340,22 @@ impl CapacityService for Door {
 
     async fn set_availability(
         &self,
-        _: Request<Streaming<v1::SetAvailabilityRequest>>,
+        request: Request<Streaming<v1::SetAvailabilityRequest>>,
     ) -> Result<Response<v1::SetAvailabilityResponse>, Status> {
-        Err(Status::unimplemented("not asked"))
+        let path = "/taugate.v1.CapacityService/SetAvailability";
+        let caller = self.verifier.verify(request.metadata(), path, &[]).await;
+        caller.map_err(|error| Status::unauthenticated(error.to_string()))?;
+        let mut changes = request.into_inner();
+        while let Some(change) = changes.message().await? {
+            self.said.lock().push(change.counter);
+            if change.last {
+                return Ok(Response::new(v1::SetAvailabilityResponse::default()));
+            }
+            if self.said.lock().len() == 3 {
+                return Err(Status::aborted("another stream is newer"));
+            }
+        }
+        Err(Status::cancelled("it ended without a word"))
     }
 
     type WatchCapacityStream = tokio_stream::Empty<Result<v1::WatchCapacityResponse, Status>>;
@@ -230,6 +372,7 @@ impl CapacityService for Door {
 async fn calls_to_a_gateway_are_signed_for_it() {
     let receiver = Keypair::from_secret("//Bob").unwrap().hotkey();
     let clock: SharedClock = Arc::new(ManualClock::at(1_000_000));
+    let said: Arc<Mutex<Vec<u64>>> = Arc::default();
     let door = |hotkey| Door {
         verifier: CallVerifier::new(
             receiver,
@@ -238,6 +381,7 @@ async fn calls_to_a_gateway_are_signed_for_it() {
             Arc::new(Nonces),
         ),
         hotkey,
+        said: Arc::clone(&said),
     };
     let alice = Arc::new(Keypair::from_secret("//Alice").unwrap());
     let signer = CallSigner::new(Arc::clone(&alice), Arc::clone(&clock));
@@ -257,6 +401,19 @@ async fn calls_to_a_gateway_are_signed_for_it() {
         gateway.withdraw(v1::WithdrawRequest { sequence: 1 }).await,
         Ok(())
     );
+
+    // A whole stream, then one that the gateway ends while the miner has more to say.
+    let change = |counter, last| v1::SetAvailabilityRequest {
+        counter,
+        last,
+        ..Default::default()
+    };
+    let whole = futures_util::stream::iter([change(1, false), change(2, true)]);
+    assert_eq!(gateway.tell(whole.boxed()).await, Ok(()));
+    let silent = futures_util::stream::iter([change(3, false)]);
+    let silent = silent.chain(futures_util::stream::pending()).boxed();
+    assert_eq!(gateway.tell(silent).await, Err(AnnounceError::Refused));
+    assert_eq!(*said.lock(), [1, 2, 3]);
 
     // One that gives itself out for another.
     let (address, _serving) = serve(door(alice.hotkey())).await;

@@ -6,8 +6,10 @@
     reason = "what a test's own servers fail at fails the test"
 )]
 
+mod arguments;
 mod declaring;
 mod model_server;
+mod presence;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -234,13 +236,11 @@ async fn over_its_bound_it_refuses_at_once_and_a_cancel_frees_the_slot() {
         .await
         .unwrap();
     drop(first);
+    // The model server's request ends too, within a second.
+    let ended = server.hanging.wait_for(|hanging| *hanging == 0);
+    let ended = tokio::time::timeout(Duration::from_secs(1), ended).await;
+    drop(ended.unwrap().unwrap());
     miner.until_free(1).await;
-    // The model server's request ended too.
-    server
-        .hanging
-        .wait_for(|hanging| *hanging == 0)
-        .await
-        .unwrap();
     assert_eq!(server.bodies.lock().len(), 1);
 }
 
@@ -297,7 +297,8 @@ async fn an_event_without_an_end_is_cut() {
     let mut pieces = vec![text("ab"), b"data: ".to_vec()];
     pieces.extend(std::iter::repeat_n(vec![b'x'; 64 * 1024], 64));
     let (miner, _server) = Miner::over(Script::Hang(pieces), 1).await;
-    assert_eq!(miner.ask(chat()).await.unwrap_err().code(), Code::Aborted);
+    let answered = tokio::time::timeout(Duration::from_secs(10), miner.ask(chat())).await;
+    assert_eq!(answered.unwrap().unwrap_err().code(), Code::Aborted);
 }
 
 // N22.
@@ -389,6 +390,19 @@ async fn a_simulated_model_repeats_itself_and_obeys() {
         .collect();
     assert_eq!(reasons, [v1::FinishReason::Length; 3]);
     assert_eq!(completed.claimed.unwrap().completion, Some(60));
+
+    let small = Simulation {
+        context_tokens: 51,
+        ..simulation
+    };
+    let miner = Miner::start(Arc::new(SimulatedModel::new(small)), 4).await;
+    assert!(miner.ask(chat()).await.is_ok());
+    let more = v1::ChatPayload {
+        max_tokens: Some(51),
+        ..chat()
+    };
+    let refused = miner.ask(more).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
 
     let breaks = Simulation {
         failure_rate: 1.0,

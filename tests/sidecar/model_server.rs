@@ -36,7 +36,11 @@ pub(crate) struct ModelServer {
 
 impl ModelServer {
     pub(crate) async fn start(script: Script) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), script).await
+    }
+
+    pub(crate) async fn start_at(address: SocketAddr, script: Script) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let bodies: Arc<Mutex<Vec<String>>> = Arc::default();
         let (count, hanging) = watch::channel(0);

@@ -4,10 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
 use prost::Message;
 use taugate_ledger::engine::BoxFuture;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Response, Status};
 use tonic_types::StatusExt as _;
 
 use super::{Announce, AnnounceError};
@@ -19,6 +23,7 @@ use crate::proto::v1::capacity_service_client::CapacityServiceClient;
 /// The paths that are signed.
 const DECLARE: &str = "/taugate.v1.CapacityService/Declare";
 const WITHDRAW: &str = "/taugate.v1.CapacityService/Withdraw";
+const SET_AVAILABILITY: &str = "/taugate.v1.CapacityService/SetAvailability";
 
 /// The reason in the details of a status that refuses a sequence.
 const STALE: &str = "STALE";
@@ -26,8 +31,15 @@ const STALE: &str = "STALE";
 /// To connect.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// One call.
+/// One call that is answered at once.
 const CALL: Duration = Duration::from_secs(10);
+
+/// Changes that wait for a gateway.
+const CHANGES_MAX: usize = 16;
+
+/// A gateway that vanished is missed after these two together.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A gateway at an address.
 #[derive(Clone, Debug)]
@@ -55,7 +67,11 @@ impl GrpcGateway {
         if uri.scheme() != Some(&http::uri::Scheme::HTTP) || uri.host().is_none() {
             return Err(NoAddress);
         }
-        let endpoint = endpoint.connect_timeout(CONNECT).timeout(CALL);
+        // No time-out here: it would cut the stream of availability too.
+        let endpoint = endpoint
+            .connect_timeout(CONNECT)
+            .http2_keep_alive_interval(KEEPALIVE)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT);
         Ok(Self {
             name: address.into(),
             client: CapacityServiceClient::new(endpoint.connect_lazy()),
@@ -69,18 +85,30 @@ impl GrpcGateway {
         answer.hotkey.parse().map_err(|_| AnnounceError::Hotkey)
     }
 
-    async fn signed<M: Message>(
+    /// A request whose signature covers `bytes`.
+    async fn signed<M>(
         &self,
         path: &'static str,
         message: M,
+        bytes: &[u8],
     ) -> Result<Request<M>, AnnounceError> {
         let receiver = self.receiver().await?;
-        let bytes = message.encode_to_vec();
         let mut request = Request::new(message);
         let metadata = request.metadata_mut();
-        let signed = self.signer.sign(metadata, path, receiver, &bytes);
+        let signed = self.signer.sign(metadata, path, receiver, bytes);
         signed.map_err(|_| AnnounceError::Unsigned)?;
         Ok(request)
+    }
+}
+
+/// An answer that comes at once or not at all.
+async fn answered<T>(
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, AnnounceError> {
+    match tokio::time::timeout(CALL, call).await {
+        Ok(Ok(answer)) => Ok(answer.into_inner()),
+        Ok(Err(status)) => Err(refused(&status)),
+        Err(_) => Err(AnnounceError::Away),
     }
 }
 
@@ -92,8 +120,7 @@ impl Announce for GrpcGateway {
     fn gateway(&self) -> BoxFuture<'_, Result<v1::GetGatewayResponse, AnnounceError>> {
         Box::pin(async {
             let mut client = self.client.clone();
-            let answer = client.get_gateway(v1::GetGatewayRequest {}).await;
-            Ok(answer.map_err(|status| refused(&status))?.into_inner())
+            answered(client.get_gateway(v1::GetGatewayRequest {})).await
         })
     }
 
@@ -102,17 +129,46 @@ impl Announce for GrpcGateway {
         request: v1::DeclareRequest,
     ) -> BoxFuture<'_, Result<v1::DeclareResponse, AnnounceError>> {
         Box::pin(async move {
-            let request = self.signed(DECLARE, request).await?;
-            let answer = self.client.clone().declare(request).await;
-            Ok(answer.map_err(|status| refused(&status))?.into_inner())
+            let bytes = request.encode_to_vec();
+            let request = self.signed(DECLARE, request, &bytes).await?;
+            answered(self.client.clone().declare(request)).await
         })
     }
 
     fn withdraw(&self, request: v1::WithdrawRequest) -> BoxFuture<'_, Result<(), AnnounceError>> {
         Box::pin(async move {
-            let request = self.signed(WITHDRAW, request).await?;
-            let answer = self.client.clone().withdraw(request).await;
-            answer.map_err(|status| refused(&status)).map(drop)
+            let bytes = request.encode_to_vec();
+            let request = self.signed(WITHDRAW, request, &bytes).await?;
+            answered(self.client.clone().withdraw(request))
+                .await
+                .map(drop)
+        })
+    }
+
+    fn tell(
+        &self,
+        mut changes: BoxStream<'static, v1::SetAvailabilityRequest>,
+    ) -> BoxFuture<'_, Result<(), AnnounceError>> {
+        Box::pin(async move {
+            // Only the opening is signed; what follows is counted.
+            let opening = self.signed(SET_AVAILABILITY, (), &[]).await?;
+            let (sender, receiver) = mpsc::channel(CHANGES_MAX);
+            let mut client = self.client.clone();
+            let telling = client.set_availability(opening.map(|()| ReceiverStream::new(receiver)));
+            let feeding = async move {
+                while let Some(change) = changes.next().await {
+                    if sender.send(change).await.is_err() {
+                        return;
+                    }
+                }
+            };
+            // The gateway's word ends it, whether or not there is more to say.
+            let mut telling = std::pin::pin!(telling);
+            let told = tokio::select! {
+                told = telling.as_mut() => told,
+                () = feeding => telling.await,
+            };
+            told.map_err(|status| refused(&status)).map(drop)
         })
     }
 }
