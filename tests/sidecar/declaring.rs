@@ -157,10 +157,10 @@ async fn a_sidecar_keeps_a_gateway_informed_and_withdraws_at_its_end() {
 
 /// A model that is there or not, as the test says.
 #[derive(Debug, Default)]
-struct Coming(std::sync::atomic::AtomicBool);
+pub(crate) struct Coming(std::sync::atomic::AtomicBool);
 
 impl Coming {
-    fn set(&self, present: bool) {
+    pub(crate) fn set(&self, present: bool) {
         self.0.store(present, std::sync::atomic::Ordering::SeqCst);
     }
 }

@@ -8,6 +8,7 @@
 
 mod arguments;
 mod declaring;
+mod gateway;
 mod model_server;
 mod presence;
 
