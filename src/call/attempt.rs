@@ -87,7 +87,7 @@ impl Run {
                     self.excluded.push(offer.cell);
                     if !self.may_retry() {
                         let finish = Finish::Attempt(outcome);
-                        return self.fail(outcome, finish, CallError::AttemptsExhausted);
+                        return self.fail(outcome, finish, self.exhausted());
                     }
                 }
                 Err(Missed::Over(outcome, finish, error)) => {
@@ -110,6 +110,17 @@ impl Run {
         attempts < self.guard.calls.settings.attempts_max && self.guard.calls.retries.withdraw()
     }
 
+    /// What a call says whose attempts are used up. Miners that only had too much to do did
+    /// not fail: another try helps.
+    fn exhausted(&self) -> CallError {
+        let mut attempts = self.guard.record.attempts.iter();
+        if attempts.all(|attempt| attempt.outcome == Outcome::Busy) {
+            CallError::AllBusy
+        } else {
+            CallError::AttemptsExhausted
+        }
+    }
+
     // --- choosing ---
 
     /// A miner with what the call needs held; waits in line for one that is busy.
@@ -118,10 +129,12 @@ impl Run {
         let waited = calls.settings.wait.min(self.rest());
         let until = Instant::now() + waited;
         let task = Arc::clone(&self.admitted.task.id);
-        if !calls.waiting.is_queued(&task) {
+        // A call for one miner neither stands behind the others nor holds them up.
+        let pinned = self.admitted.pinned.is_some();
+        if pinned || !calls.waiting.is_queued(&task) {
             match self.try_choose().await {
                 Ok(chosen) => return Ok(chosen),
-                Err(CallError::AllBusy) => {}
+                Err(CallError::AllBusy) if !pinned => {}
                 Err(error) => return Err(self.unchosen(error)),
             }
         }
@@ -166,7 +179,7 @@ impl Run {
         match self.guard.record.attempts.last() {
             Some(last) => {
                 let finish = Finish::Attempt(last.outcome);
-                Missed::Over(last.outcome, finish, CallError::AttemptsExhausted)
+                Missed::Over(last.outcome, finish, self.exhausted())
             }
             None => Missed::Over(Outcome::Cancelled, Finish::NoCapacity, error),
         }

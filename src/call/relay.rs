@@ -10,7 +10,7 @@ use super::outlet::{Blocked, Event};
 use super::payload::{code_points, is_empty, text_only, truncate};
 use super::settle::{Ending, Guard};
 use super::{CallError, Stage};
-use crate::digest::ChoiceDigests;
+use crate::digest::{ChoiceDigests, whole};
 use crate::miner_client::{MinerEvent, MinerFault, MinerStream};
 use crate::proto::v1;
 
@@ -93,7 +93,9 @@ impl Relay {
             let step = self.step(guard).await;
             let passed = match step {
                 Step::Event(Ok(MinerEvent::Delta(delta))) => self.pass(guard, delta).await,
-                Step::Event(Ok(MinerEvent::Completed(completed))) => return self.check(completed),
+                Step::Event(Ok(MinerEvent::Completed(completed))) => {
+                    return self.check(guard, completed);
+                }
                 Step::Event(Err(fault)) => return broken(fault),
                 Step::Gone => return RelayEnd::Gone,
                 Step::Cut => {
@@ -169,8 +171,11 @@ impl Relay {
         if is_empty(&delta) {
             return self.look(guard);
         }
+        if self.outgrown(guard, &delta) {
+            return Err(RelayEnd::Length);
+        }
         let room = self.room(guard, code_points(&delta)).await;
-        let short = room < code_points(&delta) || self.outgrown(guard, &delta);
+        let short = room < code_points(&delta);
         if short {
             truncate(&mut delta, room);
         }
@@ -259,7 +264,7 @@ impl Relay {
     }
 
     /// Whether what came is what the miner says it sent.
-    fn check(self, completed: v1::MinerCompleted) -> RelayEnd {
+    fn check(self, guard: &mut Guard, completed: v1::MinerCompleted) -> RelayEnd {
         let every = (0..self.choices).all(|choice| {
             completed
                 .choices
@@ -268,8 +273,10 @@ impl Relay {
                 .count()
                 == 1
         });
-        let proven = self.digests.finish() == completed.digests;
+        let digests = self.digests.finish();
+        let proven = digests == completed.digests;
         if every && proven && completed.choices.len() == self.choices as usize {
+            guard.record.digest = whole(&digests);
             RelayEnd::Whole(completed)
         } else {
             broken(MinerFault::Protocol)

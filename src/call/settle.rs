@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::outlet::Outlet;
 use super::record::Record;
-use super::{Admitted, Calls};
+use super::{Admitted, CallError, Calls};
 use crate::books::Slot;
 use crate::routing::InFlight;
 
@@ -226,7 +226,9 @@ impl Drop for Guard {
         if self.slot.is_none() {
             return;
         }
-        // Nobody ended the call: a panic in its task, or a runtime that was shut down.
+        // Nobody ended the call: a panic in its task, or a runtime that was shut down. What the
+        // client has not taken by now it does not get, or it would get what is not booked.
+        self.outlet.cut(CallError::Internal);
         let finish = if std::thread::panicking() {
             Finish::Internal
         } else {

@@ -187,3 +187,28 @@ async fn case_20_malformed_requests_are_refused_by_field() {
     assert!(miner.seen().is_empty());
     assert_eq!(gateway.posted().await, 0);
 }
+
+#[tokio::test]
+async fn case_4_an_answer_of_too_many_bytes_ends_with_length_and_blames_no_client() {
+    // The client reads nothing until the miner has sent more than an answer may hold.
+    let miner = FakeMiner::start(vec![Act::Say("x".repeat(600)), Act::Say("y".repeat(600))]).await;
+    let gateway = TestGateway::with(|config| {
+        let mut task = taugate::task::Task::open_chat(TASK.into());
+        task.weight = 1.0;
+        task.growth_factor = 10.0;
+        task.limits.answer_bytes_max = 1000;
+        config.tasks = std::sync::Arc::new([task].into_iter().collect());
+    })
+    .await;
+    gateway.declare("//One", &miner, 100_000, 4).await;
+    let heard = gateway.ask(chat("hello")).await;
+    let completed = heard
+        .completed
+        .unwrap_or_else(|| panic!("{:?}", heard.status));
+    assert_eq!(
+        completed.choices[0].finish_reason(),
+        v1::FinishReason::Length
+    );
+    assert_eq!(heard.text, "x".repeat(600));
+    assert_eq!(gateway.posted().await, 150 + 1);
+}

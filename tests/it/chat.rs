@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
+use taugate::identity::api_key::KeyStore as _;
+use taugate::identity::hotkey::Keypair;
+use taugate::identity::key_ring::{KeyGrant, NewKey};
 use taugate::proto::v1;
+use taugate::store::sqlite::{SqliteSettings, SqliteStore};
 use taugate_ledger::units::Units;
 
 use crate::support::miner::{Act, FakeMiner};
@@ -261,4 +265,124 @@ async fn each_request_is_measured_with_its_method_code_and_reason() {
     ] {
         assert!(text.contains(&line), "{line}\n{text}");
     }
+}
+
+#[tokio::test]
+async fn a_network_that_only_says_too_many_is_full_and_says_when_to_try_again() {
+    // P10: back-pressure is no failure of the call, and another try helps.
+    let busy = FakeMiner::start(hello()).await;
+    busy.before_headers(vec![Act::Fail(
+        tonic::Code::ResourceExhausted,
+        "429".into(),
+    )]);
+    let gateway = TestGateway::start().await;
+    gateway.declare("//Busy", &busy, 100_000, 4).await;
+    let heard = gateway.ask(chat("hello")).await;
+    assert_eq!(heard.reason(), "NO_CAPACITY");
+    let status = heard.status.expect("a status");
+    let pushback = status
+        .metadata()
+        .get("grpc-retry-pushback-ms")
+        .expect("pushback");
+    assert!(
+        pushback
+            .to_str()
+            .expect("text")
+            .parse::<i64>()
+            .expect("a number")
+            > 0
+    );
+    assert_eq!(gateway.posted().await, 0);
+}
+
+#[tokio::test]
+async fn a_whole_answers_receipt_holds_its_digest() {
+    // Abuse case 12: a receipt binds what was delivered.
+    let miner = FakeMiner::start(hello()).await;
+    let gateway = TestGateway::start().await;
+    gateway.declare("//One", &miner, 100_000, 4).await;
+    let mut digests = Vec::new();
+    for text in ["Grüße, Welt!", "Grüße, Welt!", "Etwas anderes"] {
+        miner.script(vec![Act::Say(text.into()), Act::Complete(3)]);
+        let heard = gateway.ask(chat("hello")).await;
+        let id = heard
+            .started
+            .expect("started")
+            .request_id
+            .parse()
+            .expect("an id");
+        let stored = gateway
+            .gateway
+            .store()
+            .receipt(id)
+            .await
+            .expect("the store answers");
+        digests.push(stored.expect("a receipt").receipt.digest);
+    }
+    assert_ne!(digests[0], [0; 32]);
+    assert_eq!(digests[0], digests[1]);
+    assert_ne!(digests[0], digests[2]);
+}
+
+/// Puts a key that may check into a store that no gateway uses yet.
+fn put_check_key(path: std::path::PathBuf, length: taugate_ledger::period::PeriodLength) -> String {
+    let key = NewKey::make(
+        "test",
+        KeyGrant {
+            check: true,
+            ..KeyGrant::default()
+        },
+        0,
+    )
+    .expect("a key");
+    let stored = key.stored.clone();
+    // The store is asynchronous, what changes a configuration is not.
+    let put = std::thread::spawn(move || {
+        let clock = std::sync::Arc::new(taugate::clock::SystemClock);
+        let store = SqliteStore::open(&path, SqliteSettings::default(), clock, length);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("a runtime");
+        runtime
+            .block_on(store.expect("the store opens").put_key(stored))
+            .expect("it is kept");
+    });
+    put.join().expect("no panic");
+    key.text().to_owned()
+}
+
+#[tokio::test]
+async fn a_check_of_a_busy_miner_is_refused_and_holds_up_no_client() {
+    // N29, and organic goes first.
+    let busy = FakeMiner::start(vec![Act::Say("one".into()), Act::Hang]).await;
+    let free = FakeMiner::start(hello()).await;
+    let mut key = String::new();
+    let gateway = TestGateway::with(|config| {
+        config.limits.wait = Duration::from_secs(60);
+        key = put_check_key(config.store.path.clone(), config.period.length);
+    })
+    .await;
+    gateway.declare("//Busy", &busy, 100_000, 1).await;
+    let mut client = gateway.client().await;
+    let held = client.stream_generate(chat("a")).await.expect("a stream");
+    gateway.declare("//Free", &free, 100_000, 4).await;
+    let mut request = tonic::Request::new(chat("check"));
+    let hotkey = Keypair::from_secret("//Busy")
+        .expect("a key")
+        .hotkey()
+        .to_string();
+    request.get_mut().check = Some(v1::CheckTarget { miner: hotkey });
+    let bearer = format!("Bearer {key}").parse().expect("a header");
+    request.metadata_mut().insert("authorization", bearer);
+    let mut checker = client.clone();
+    let both = async { tokio::join!(checker.stream_generate(request), gateway.ask(chat("b"))) };
+    let both = tokio::time::timeout(Duration::from_secs(10), both).await;
+    let (check, organic) = both.expect("neither waits for the busy miner");
+    assert_eq!(
+        check.expect_err("busy").code(),
+        tonic::Code::ResourceExhausted
+    );
+    assert_eq!(organic.text, "Grüße, Welt!");
+    drop((held, client, checker));
+    gateway.posted().await;
 }
