@@ -11,6 +11,7 @@
 
 pub mod attempt;
 mod ending;
+mod observed;
 pub mod outlet;
 pub mod payload;
 pub mod record;

@@ -6,7 +6,9 @@ pub mod book;
 pub mod checked;
 pub mod declaration;
 pub mod roll;
+pub mod settings;
 pub mod share;
 pub mod snapshot;
 
-pub use book::{Registry, RegistrySettings};
+pub use book::Registry;
+pub use settings::RegistrySettings;

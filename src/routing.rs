@@ -1,5 +1,6 @@
 //! Who answers a call, and why. Pure over a snapshot, balances and vitals: no clock, no I/O.
 
+pub mod balances;
 pub mod choice;
 pub mod cost;
 pub mod explanation;
@@ -7,7 +8,8 @@ mod plan;
 pub mod settings;
 pub mod vitals;
 
-pub use choice::{Balances, Choices, NoChoice, Router, Wish};
+pub use balances::Balances;
+pub use choice::{Choices, NoChoice, Router, Wish};
 pub use explanation::Explanation;
 pub use settings::{Policy, RouterSettings};
 pub use vitals::{InFlight, Sample, Vitals};

@@ -22,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::arguments::MinerArgs;
 use self::declare::{Announce, Declarer, Offer};
-use self::model::Model;
-use self::serve::{MinerDoor, Models};
+use self::model::{Model, Models};
+use self::serve::MinerDoor;
 use crate::clock::SharedClock;
 use crate::identity::hotkey::Keypair;
 use crate::proto::v1;

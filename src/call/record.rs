@@ -10,10 +10,8 @@ use taugate_ledger::units::Units;
 use tokio::time::Instant;
 
 use super::Admitted;
-use super::trace::{self, TraceSettings};
 use crate::routing::{Explanation, Sample};
 use crate::task::Task;
-use crate::telemetry::Instruments;
 
 /// One call, as far as it got.
 #[derive(Debug)]
@@ -114,34 +112,6 @@ impl Record {
             digest: self.digest,
             labels: self.labels.clone(),
             claim: None,
-        }
-    }
-
-    /// Counts the call, logs it, and leaves its trace where that is kept.
-    pub fn observe(&self, instruments: &Instruments, trace: &TraceSettings, finish: Finish) {
-        let mut units = Units::ZERO;
-        for attempt in &self.attempts {
-            instruments.attempt(attempt.number, attempt.outcome);
-            units = units.saturating_add(attempt.units);
-        }
-        if let Some(first) = self.attempts.last().and_then(Attempt::to_first_chunk) {
-            instruments.first_chunk(&self.task.id, first);
-        }
-        instruments.call_ended(&self.task.id, self.origin, finish, units);
-        let took_ms = u64::try_from(self.admitted_at.elapsed().as_millis()).unwrap_or(u64::MAX);
-        tracing::info!(
-            id = %self.id,
-            task = %self.task.id,
-            client = %self.client,
-            finish = finish.as_str(),
-            attempts = self.attempts.len(),
-            miner = self.attempts.last().map_or("", |attempt| &attempt.hotkey),
-            units = units.get(),
-            took_ms,
-            "call ended"
-        );
-        if trace.keeps(self, finish) {
-            trace::export(self, finish);
         }
     }
 

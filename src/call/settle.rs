@@ -10,6 +10,7 @@ use taugate_ledger::units::Units;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::observed::observe;
 use super::outlet::Outlet;
 use super::record::Record;
 use super::{Admitted, CallError, Calls};
@@ -170,8 +171,12 @@ impl Guard {
         self.record.judge_refusals();
         let receipt = self.record.receipt(ending.finish, ending.quality, &cells);
         let (waiter, durable) = oneshot::channel();
-        self.record
-            .observe(&self.calls.instruments, &self.calls.trace, ending.finish);
+        observe(
+            &self.record,
+            &self.calls.instruments,
+            &self.calls.trace,
+            ending.finish,
+        );
         slot.send(receipt, Some(waiter));
         Some(durable)
     }

@@ -16,7 +16,7 @@ use super::availability::{Change, LiveStream, Streams};
 use super::checked::{Checked, DeclareError, Record, SEQUENCE_MAX, check, endpoint};
 use super::declaration::{DeclarationRow, DeclarationStore, Put};
 use super::roll::{Roll, Standing};
-use super::share::Share;
+use super::settings::RegistrySettings;
 use super::snapshot::Snapshot;
 use crate::clock::SharedClock;
 use crate::identity::StoreAway;
@@ -33,23 +33,6 @@ const DECLARE_BURST: u32 = 20;
 /// A sidecar says "busy" and "free" a few times a second at most.
 const SAY_EACH: Duration = Duration::from_millis(250);
 const SAY_BURST: u32 = 40;
-
-/// How the registry behaves.
-#[derive(Clone, Debug)]
-pub struct RegistrySettings {
-    /// Declarations for another network are refused.
-    pub network: Arc<str>,
-    /// The part of each declaration that belongs to this validator.
-    pub share: Share,
-    /// Whether any hotkey may declare; otherwise only those that are listed.
-    pub open_registration: bool,
-    /// The hotkeys that may declare.
-    pub hotkeys: BTreeSet<Hotkey>,
-    /// Whether a task is made for each model that a miner declares.
-    pub open_tasks: bool,
-    /// Miners at most.
-    pub miners_max: usize,
-}
 
 /// What the gateway holds of miners.
 #[derive(Debug)]

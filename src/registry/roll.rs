@@ -12,9 +12,9 @@ use taugate_ledger::period::PeriodLength;
 use taugate_ledger::units::Units;
 
 use super::availability::{Change, Word};
-use super::book::RegistrySettings;
 use super::checked::{Checked, CheckedTask};
 use super::declaration::Subject;
+use super::settings::RegistrySettings;
 use super::snapshot::{Market, Miner, Offer, Snapshot};
 use crate::identity::hotkey::Hotkey;
 use crate::task::{Task, TaskId, TaskKind, Tasks};

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use taugate_ledger::ids::CellId;
-use taugate_ledger::table::Table;
 use taugate_ledger::units::Units;
 
+use super::balances::Balances;
 use super::explanation::{Candidate, Explanation, Verdict};
 use super::plan::{Entry, Plan, View};
 use super::settings::{Policy, RouterSettings};
@@ -23,14 +23,6 @@ const SAMPLES: u32 = 5;
 
 /// Entries that the scan looks at.
 const SCAN: usize = 256;
-
-/// What can still be spent of a cell.
-pub trait Balances: Sync {
-    /// Units that could be had, from here or from the engine.
-    fn left(&self, cell: CellId) -> Units;
-    /// Units posted and reserved here.
-    fn spent(&self, cell: CellId) -> Units;
-}
 
 /// Chooses miners for calls.
 #[derive(Debug)]
@@ -88,18 +80,6 @@ pub enum NoChoice {
     AllSpent,
     /// All were tried.
     AllExcluded,
-}
-
-// === impl Balances ===
-
-impl Balances for Table {
-    fn left(&self, cell: CellId) -> Units {
-        Self::left(self, cell)
-    }
-
-    fn spent(&self, cell: CellId) -> Units {
-        self.posted_total(cell).saturating_add(self.reserved(cell))
-    }
 }
 
 // === impl Router ===

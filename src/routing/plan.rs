@@ -5,7 +5,7 @@ use std::sync::Arc;
 use taugate_ledger::ids::CellId;
 use taugate_ledger::units::Units;
 
-use super::choice::Balances;
+use super::balances::Balances;
 use super::cost::{Burden, cost};
 use super::settings::RouterSettings;
 use super::vitals::{Pulse, Vitals};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::sync::{Notify, watch};
 
-use super::serve::Models;
+use super::model::Models;
 use crate::proto::v1::Availability;
 use crate::task::TaskId;
 

@@ -1,9 +1,13 @@
 //! What a sidecar needs of a model, whatever serves it.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use futures_util::stream::BoxStream;
 use taugate_ledger::engine::BoxFuture;
 
 use crate::proto::v1;
+use crate::task::TaskId;
 
 /// A model's answer as it comes. Dropping it stops the model.
 pub type Events = BoxStream<'static, Result<ModelEvent, ModelError>>;
@@ -18,6 +22,9 @@ pub trait Model: Send + Sync + std::fmt::Debug {
         Box::pin(std::future::ready(true))
     }
 }
+
+/// The models by the task that each does.
+pub type Models = BTreeMap<TaskId, Arc<dyn Model>>;
 
 /// A piece of an answer.
 #[derive(Clone, Debug, PartialEq)]

@@ -2,7 +2,6 @@
 
 mod health;
 
-use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,14 +21,13 @@ use tonic_health::pb::health_server::HealthServer;
 
 use self::health::Wellbeing;
 use super::condition::Conditions;
-use super::model::{Events, Model, ModelError, ModelEvent};
+use super::model::{Events, ModelError, ModelEvent, Models};
 use super::slots::{Slot, Slots};
 use crate::digest::ChoiceDigests;
 use crate::proto::v1;
 use crate::proto::v1::miner_generate_request::Payload;
 use crate::proto::v1::miner_generate_response::Event;
 use crate::proto::v1::miner_service_server::{MinerService, MinerServiceServer};
-use crate::task::TaskId;
 
 /// Room for a request with pictures, bytes.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -52,9 +50,6 @@ const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 
 /// After a failed `accept` (no file descriptors, mostly) it is tried again this much later.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-
-/// The models by the task that each does.
-pub type Models = BTreeMap<TaskId, Arc<dyn Model>>;
 
 /// The miner protocol over models.
 #[derive(Clone, Debug)]

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use taugate::sidecar::model::Models;
 use taugate::sidecar::openai::OpenAiServer;
-use taugate::sidecar::serve::{MinerDoor, Models, serve};
+use taugate::sidecar::serve::{MinerDoor, serve};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;

@@ -3,6 +3,7 @@
 //! Each rule is a function from text to findings (`rules`). One test runs it over the tree,
 //! another over a text that breaks it, so that a rule that finds nothing is known to look.
 
+mod circles;
 mod rules;
 mod source;
 
@@ -104,6 +105,20 @@ fn rooms_use_only_rooms_below() {
             rules::layers(path, text)
         }
     });
+}
+
+#[test]
+fn files_of_a_room_use_each_other_in_no_circle() {
+    for place in ["src", "crates/ledger/src"] {
+        let read: Vec<(PathBuf, String)> = files(&top().join(place))
+            .into_iter()
+            .filter(|path| path.extension() == Some(OsStr::new("rs")) && !is_test(path))
+            .map(|path| (path.strip_prefix(top()).unwrap().to_owned(), read(&path)))
+            .collect();
+        assert!(read.len() > 10, "{place} has no sources");
+        let wrong = circles::circles(&read);
+        assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+    }
 }
 
 #[test]
@@ -234,6 +249,25 @@ fn an_arrow_down_and_what_only_looks_like_one_is_not() {
     ] {
         assert_eq!(found("src/routing/cost.rs", text), [""; 0], "{text}");
     }
+}
+
+#[test]
+fn a_circle_is_found_however_long_it_is() {
+    let file = |path: &str, text: &str| (PathBuf::from(path), text.to_owned());
+    let files = [
+        file("src/call/a.rs", "use super::{b::B, x};"),
+        file("src/call/b.rs", "use crate::call::c::C;"),
+        file("src/call/c.rs", "fn f() { super::a::g() }"),
+        file("src/call/d.rs", "use super::a::A; // use super::d::D"),
+        file("src/call.rs", "pub use a::A;"),
+    ];
+    assert_eq!(circles::circles(&files).len(), 3);
+    assert!(circles::circles(&files[1..]).is_empty());
+    let flat = [
+        file("crates/x/src/a.rs", "use crate::b::B;"),
+        file("crates/x/src/b.rs", "use super::a::A;"),
+    ];
+    assert_eq!(circles::circles(&flat).len(), 2);
 }
 
 #[test]

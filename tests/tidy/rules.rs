@@ -264,7 +264,7 @@ fn place(room: &str) -> Option<usize> {
 }
 
 /// The modules of a file below its `src`: `src/call/relay.rs` is call and relay.
-fn modules(path: &Path) -> Vec<String> {
+pub(crate) fn modules(path: &Path) -> Vec<String> {
     let mut names: Vec<String> = path
         .with_extension("")
         .components()
@@ -303,7 +303,7 @@ fn used_rooms(code: &str, depth: usize) -> Vec<(usize, String)> {
 }
 
 /// The first names of a path or of each path in a group: `{a::b, c}` is a and c.
-fn first_names(rest: &str) -> Vec<String> {
+pub(crate) fn first_names(rest: &str) -> Vec<String> {
     let name = |text: &str| -> String {
         text.trim_start()
             .chars()

@@ -10,6 +10,7 @@ use crate::proto::v1;
 use crate::registry::checked::RECORD_KIND;
 use crate::registry::declaration::Subject;
 use crate::registry::roll::LeftOut;
+use crate::registry::share::Share;
 use crate::registry::snapshot::{Availability, Offer};
 use crate::task::{Task, TaskKind};
 
