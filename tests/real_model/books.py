@@ -7,16 +7,10 @@ import sqlite3
 import sys
 from pathlib import Path
 
+from checks import check, finish
+
 store, told = Path(sys.argv[1]).resolve(), Path(sys.argv[2])
 books = sqlite3.connect(f"{store.as_uri()}?mode=ro", uri=True)
-failures = 0
-
-
-def check(holds, what, found):
-    """Prints what a check found."""
-    global failures
-    failures += not holds
-    print(f"{'ok  ' if holds else 'FAIL'} {what}: {found}", flush=True)
 
 
 def rows(query):
@@ -52,4 +46,4 @@ gaps = rows("SELECT period, inc, count(*), max(off) + 1 FROM receipt GROUP BY pe
 check(gaps == [], "receipts have no gap", gaps)
 sound = rows("PRAGMA integrity_check")[0][0]
 check(sound == "ok", "the file is sound", sound)
-sys.exit(1 if failures else 0)
+finish()

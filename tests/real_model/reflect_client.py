@@ -20,9 +20,13 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
+from google.rpc.error_details_pb2 import ErrorInfo
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
+from grpc_status import rpc_status
+
+from checks import check, finish
 
 SERVICE = "taugate.v1.InferenceService"
 
@@ -35,17 +39,6 @@ PROMPTS = [
     "日本の首都について教えてください。",
     "Write a poem about the sea. " * 12,
 ]
-
-failures = 0
-
-
-def check(holds, what, found=""):
-    """Prints what a check found."""
-    global failures
-    if not holds:
-        failures += 1
-    print(f"{'ok  ' if holds else 'FAIL'} {what}" + (f": {found}" if found != "" else ""), flush=True)
-
 
 def until(condition, seconds):
     """Waits for a condition; the seconds that took, or None when it did not come."""
@@ -123,6 +116,17 @@ class Gateway:
         """Keeps what a call cost."""
         with open(self.told, "a", encoding="utf-8") as told:
             told.write(f"{units}\n")
+
+
+def reason(error):
+    """The reason in the details of a status, and the pushback beside it."""
+    told = ErrorInfo()
+    status = rpc_status.from_call(error)
+    for detail in status.details if status else []:
+        if detail.Is(ErrorInfo.DESCRIPTOR):
+            detail.Unpack(told)
+    pushback = dict(error.trailing_metadata() or ()).get("grpc-retry-pushback-ms")
+    return told.reason, pushback
 
 
 class Chat:
@@ -242,41 +246,59 @@ def cancel(gateway, task, *urls):
 
 
 def lose(gateway, task, *servers):
-    """Kills the model server under a running answer; then all goes to the other miner."""
+    """Kills a model server under running answers; the other miner's go on, and get the rest."""
     urls = dict(zip(servers[::2], map(int, servers[1::2])))
-    chat = gateway.stream(task, "Tell me a very long story.", 1500, seed=20).read(5)
+    first = gateway.stream(task, "Tell me a very long story.", 160, seed=20).read(5)
     url = next((url for url in urls if processing(url)), None)
     check(url is not None, "lose: a slot is at work")
     if url is None:
         return
+    gone, running = first.started.miner, [first]
+    while len(running) < 4 and all(chat.started.miner == gone for chat in running):
+        seed = 20 + len(running)
+        running.append(gateway.stream(task, "Tell me another story.", 160, seed=seed).read(5))
+    broken = [chat for chat in running if chat.started.miner == gone]
+    others = [chat for chat in running if chat.started.miner != gone]
+    check(others != [], "lose: the other miner is at work, too", f"{len(broken)} and {len(others)}")
     os.kill(urls[url], signal.SIGKILL)
+    for number, chat in enumerate(broken):
+        judge_lost(gateway, chat, f"lost {number + 1}")
+    for number, chat in enumerate(others):
+        chat.read().judge(f"under way elsewhere {number + 1}")
+    done = [gateway.stream(task, PROMPTS[n % 3], 24, seed=n + 30).read() for n in range(6)]
+    for number, after in enumerate(done):
+        after.judge(f"after the loss {number + 1}")
+    miners = {after.started.miner for after in done if after.started}
+    check(
+        len(miners) == 1 and gone not in miners, "after the loss: the other miner answers them all"
+    )
+
+
+def judge_lost(gateway, chat, what):
+    """Checks an answer whose model server was killed."""
     start = time.monotonic()
     chat.read()
-    found = "OK" if chat.broken is None else f"{chat.broken.code().name} after {time.monotonic() - start:.2f} s"
+    took = time.monotonic() - start
+    code = None if chat.broken is None else chat.broken.code()
+    why = (None, None) if chat.broken is None else reason(chat.broken)
     check(
-        chat.broken is not None
-        and chat.completed is None
-        and chat.broken.code() == grpc.StatusCode.UNAVAILABLE,
-        "lose: the running answer breaks off, and says so",
-        found,
+        chat.completed is None
+        and code == grpc.StatusCode.UNAVAILABLE
+        and why == ("MINER_LOST", "-1"),
+        f"{what}: the running answer ends with MINER_LOST, not to be tried again",
+        f"{code}, {why} after {took:.2f} s",
     )
     receipt = gateway.receipt(chat.started.request_id)
     gateway.note(receipt.units)
     outcome = gateway.word("Outcome", receipt.outcome)
     check(
         outcome == "OUTCOME_LOST" and receipt.units == chat.units(),
-        "lose: its receipt holds exactly what was delivered",
+        f"{what}: its receipt holds exactly what was delivered",
         f"{outcome}, {receipt.units} units, {chat.units()} seen",
     )
-    gone = chat.started.miner
-    done = [gateway.stream(task, PROMPTS[n % 3], 24, seed=n + 30).read() for n in range(6)]
-    for number, after in enumerate(done):
-        after.judge(f"after the loss {number + 1}")
-    miners = {after.started.miner for after in done if after.started}
-    check(len(miners) == 1 and gone not in miners, "after the loss: the other miner answers them all")
 
 
 if __name__ == "__main__":
     at, told, command, *rest = sys.argv[1:]
     {"wait": wait, "chats": chats, "cancel": cancel, "lose": lose}[command](Gateway(at, told), *rest)
-    sys.exit(1 if failures else 0)
+    finish()

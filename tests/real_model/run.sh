@@ -59,7 +59,7 @@ checks() {
   "$@" >"$run/part" 2>"$run/part.err" || code=$?
   tee -a "$run/checks" <"$run/part"
   if [ "$code" != 0 ] && ! grep -q '^FAIL' "$run/part"; then
-    say "FAIL $(basename "$2") $5 ended with $code: $(tail -n 1 "$run/part.err")"
+    say "FAIL $(basename "$2") ${5:-} ended with $code: $(tail -n 1 "$run/part.err")"
   fi
 }
 
@@ -164,6 +164,10 @@ hello() {
     grep -qE '^[0-9]+ units, recorded: True$' "$run/hello"
 }
 hello
+
+# --- grpcurl, as README.md has it ---
+
+PATH="$PWD/peers/bin:$PATH" checks "$python" tests/real_model/grpcurl.py "127.0.0.1:$public" "$run/told"
 
 # --- the client by reflection ---
 
