@@ -3,6 +3,7 @@
 
 mod build;
 mod drain;
+mod keys;
 mod periods;
 mod receipts;
 mod upkeep;
@@ -21,6 +22,7 @@ use crate::clock::SharedClock;
 use crate::config::Config;
 use crate::front_door::listener::Shards;
 use crate::identity::hotkey::{Hotkey, KeyFileError, SecretError};
+use crate::identity::key_ring::KeyRing;
 use crate::registry::Registry;
 use crate::store::sqlite::{OpenError, SqliteStore};
 use crate::store::{BookRow, StoreFault};
@@ -38,6 +40,7 @@ pub struct Gateway {
     books: Arc<Books>,
     registry: Arc<Registry>,
     calls: Arc<Calls>,
+    keys: Arc<KeyRing>,
     instruments: Arc<Instruments>,
     health: tonic_health::server::HealthReporter,
     doors: Vec<Arc<Shards>>,
@@ -222,6 +225,8 @@ impl Gateway {
             .spawn(periods::run(Arc::clone(books), registry, stop.clone()));
         self.tasks
             .spawn(upkeep::run(Arc::clone(&self.calls), stop.clone()));
+        let (store, keys) = (Arc::clone(&self.store), Arc::clone(&self.keys));
+        self.tasks.spawn(keys::run(store, keys, stop.clone()));
         let (store, incarnation, stop) =
             (Arc::clone(&self.store), books.incarnation(), stop.clone());
         self.tasks.spawn(async move {

@@ -12,10 +12,10 @@ use taugate::config::Config;
 use taugate::config::reload::Reloader;
 use taugate::demo::DemoArgs;
 use taugate::gateway::Gateway;
-use taugate::identity::api_key::KeyStore as _;
+use taugate::identity::api_key::StoredKey;
 use taugate::identity::key_ring::{KeyGrant, NewKey};
 use taugate::sidecar::MinerArgs;
-use taugate::store::sqlite::{SqliteSettings, SqliteStore, backup};
+use taugate::store::sqlite::{KeyTable, OpenError, SqliteSettings, SqliteStore, backup};
 use taugate::telemetry::logs::{Format, start_logs, start_traces};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -47,7 +47,7 @@ enum Command {
     Init,
     /// Look after a store file.
     Store(StoreArgs),
-    /// Make, list or revoke API keys of clients. The gateway must not be running.
+    /// Make, list or revoke API keys of clients, also while a gateway runs.
     Key(KeyArgs),
 }
 
@@ -86,9 +86,10 @@ enum KeyCommand {
         #[arg(long)]
         days: Option<u64>,
     },
-    /// List the keys.
+    /// List the keys and when they were last used; never the keys themselves.
     List,
-    /// Revoke a key by its public id.
+    /// Revoke a key by its public id: a gateway that runs refuses it within seconds. Answers
+    /// that are streaming by then go on to their end.
     Revoke {
         /// The eight characters after the second underscore of the key.
         public_id: String,
@@ -140,6 +141,12 @@ fn main() -> ExitCode {
 fn print(text: &str) {
     use std::io::Write as _;
     writeln!(std::io::stdout(), "{}", text.trim_end()).ok();
+}
+
+/// Says something beside a command's output, which scripts read.
+fn aside(text: &str) {
+    use std::io::Write as _;
+    writeln!(std::io::stderr(), "{text}").ok();
 }
 
 #[expect(clippy::print_stderr, reason = "this is a command's complaint")]
@@ -336,72 +343,107 @@ fn store(args: StoreArgs) -> Result<ExitCode, Failure> {
 
 // --- keys ---
 
+/// The keys of the configured store, which is made or brought up to date where it has to be.
+fn key_table(config: &Config) -> Result<KeyTable, OpenError> {
+    let path = &config.store.path;
+    if let Some(keys) = KeyTable::open(path)? {
+        return Ok(keys);
+    }
+    let settings = SqliteSettings {
+        grace: config.period.grace,
+        ..SqliteSettings::default()
+    };
+    let clock = Arc::new(SystemClock);
+    drop(SqliteStore::open(
+        path,
+        settings,
+        clock,
+        config.period.length,
+    )?);
+    KeyTable::open(path)?.ok_or(OpenError::Missing)
+}
+
 fn key(args: KeyArgs) -> Result<ExitCode, Failure> {
     let config = match load(args.config.as_ref()) {
         Ok(config) => config,
         Err(code) => return Ok(code),
     };
-    let clock = Arc::new(SystemClock);
-    let settings = SqliteSettings {
-        grace: config.period.grace,
-        ..SqliteSettings::default()
-    };
-    let length = config.period.length;
-    let store = SqliteStore::open(
-        &config.store.path,
-        settings,
-        Arc::clone(&clock) as _,
-        length,
-    )?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let now_ms = clock.unix_ms();
-    runtime.block_on(async move {
-        match args.command {
-            KeyCommand::Create {
+    let mut keys = key_table(&config)?;
+    let now_ms = SystemClock.unix_ms();
+    match args.command {
+        KeyCommand::Create {
+            name,
+            tasks,
+            check,
+            days,
+        } => {
+            let tasks: Vec<_> = tasks.into_iter().map(Arc::from).collect();
+            let grant = KeyGrant {
                 name,
-                tasks,
+                tasks: Some(tasks).filter(|tasks| !tasks.is_empty()),
                 check,
-                days,
-            } => {
-                let tasks: Vec<_> = tasks.into_iter().map(Arc::from).collect();
-                let expires_ms =
-                    days.map(|days| now_ms.saturating_add(days.saturating_mul(86_400_000)));
-                let tasks = Some(tasks).filter(|tasks| !tasks.is_empty());
-                let key = NewKey::make(
-                    "live",
-                    KeyGrant {
-                        name,
-                        tasks,
-                        check,
-                        expires_ms,
-                    },
-                    now_ms,
-                )?;
-                store.put_key(key.stored.clone()).await?;
-                print(key.text());
-            }
-            KeyCommand::List => {
-                for key in store.keys().await? {
-                    let state = if key.revoked_ms.is_some() {
-                        "revoked"
-                    } else {
-                        "active"
-                    };
-                    print(&format!("{}  {state}  {}", key.public_id, key.name));
-                }
-            }
-            KeyCommand::Revoke { public_id } => {
-                if !store
-                    .revoke_key(Arc::from(public_id.as_str()), now_ms)
-                    .await?
-                {
-                    complain("there is no key of that public id");
-                    return Ok(ExitCode::FAILURE);
-                }
+                expires_ms: days.map(|days| now_ms.saturating_add(days.saturating_mul(86_400_000))),
+            };
+            let key = NewKey::make("live", grant, now_ms)?;
+            keys.put(&key.stored)?;
+            print(key.text());
+            let id = &key.stored.public_id;
+            aside(&format!(
+                "shown this once; `taugate key revoke {id}` revokes it"
+            ));
+        }
+        KeyCommand::List => print(&key_list(&keys.all()?, now_ms)),
+        KeyCommand::Revoke { public_id } => {
+            if !keys.revoke(&public_id, now_ms)? {
+                complain("there is no key of that public id");
+                return Ok(ExitCode::FAILURE);
             }
         }
-        Ok(ExitCode::SUCCESS)
-    })
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The keys as a table, oldest first.
+fn key_list(keys: &[StoredKey], now_ms: u64) -> String {
+    let mut table = comfy_table::Table::new();
+    table.load_preset(comfy_table::presets::NOTHING);
+    table.set_header([
+        "ID",
+        "STATE",
+        "NAME",
+        "TASKS",
+        "MAY",
+        "CREATED",
+        "EXPIRES",
+        "LAST USED",
+    ]);
+    for key in keys {
+        let state = if key.revoked_ms.is_some() {
+            "revoked"
+        } else if key.expires_ms.is_some_and(|at_ms| now_ms >= at_ms) {
+            "expired"
+        } else {
+            "active"
+        };
+        let tasks = key.tasks.as_ref().map(|tasks| tasks.join(", "));
+        let scopes: Vec<_> = key.scopes.iter().map(|scope| scope.as_str()).collect();
+        let day = |at_ms: Option<u64>| at_ms.map_or_else(|| "never".to_owned(), instant);
+        table.add_row([
+            key.public_id.to_string(),
+            state.to_owned(),
+            key.name.to_string(),
+            tasks.unwrap_or_else(|| "all".to_owned()),
+            scopes.join(", "),
+            instant(key.created_ms),
+            day(key.expires_ms),
+            day(key.last_used_ms),
+        ]);
+    }
+    table.to_string()
+}
+
+/// A moment as RFC 3339 writes it, to the second.
+fn instant(unix_ms: u64) -> String {
+    let seconds = i64::try_from(unix_ms / 1000).unwrap_or(i64::MAX);
+    prost_types::Timestamp { seconds, nanos: 0 }.to_string()
 }

@@ -872,6 +872,7 @@ async fn a_nonce_is_good_once_and_keys_are_kept() {
         created_ms: NOW_MS,
         expires_ms: Some(NOW_MS + 1),
         revoked_ms: None,
+        last_used_ms: Some(NOW_MS),
     };
     store.put_key(key.clone()).await.unwrap();
     drop(store);

@@ -259,6 +259,7 @@ fn finish(
         books: parts.books,
         registry: parts.registry,
         calls: parts.calls,
+        keys: parts.keys,
         instruments: parts.instruments,
         health,
         doors,

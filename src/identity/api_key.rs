@@ -28,6 +28,8 @@ pub struct StoredKey {
     pub expires_ms: Option<u64>,
     /// When it was revoked, Unix milliseconds.
     pub revoked_ms: Option<u64>,
+    /// When it was last used, Unix milliseconds, some seconds late; `None`: never.
+    pub last_used_ms: Option<u64>,
 }
 
 /// What a key may be used for.
@@ -51,6 +53,14 @@ pub trait KeyStore: Send + Sync + std::fmt::Debug {
     /// that public id. A key that is revoked already keeps its earlier instant.
     fn revoke_key(&self, public_id: Arc<str>, at_ms: u64)
     -> BoxFuture<'_, Result<bool, StoreAway>>;
+
+    /// A number that rises with each key that is put or revoked, by whomever: who reads it
+    /// and then the keys misses no change.
+    fn key_version(&self) -> BoxFuture<'_, Result<u64, StoreAway>>;
+
+    /// Keeps when keys, by public id, were last used (Unix milliseconds). Unknown ones and
+    /// earlier uses than those that stand are ignored.
+    fn note_key_uses(&self, uses: Vec<(Arc<str>, u64)>) -> BoxFuture<'_, Result<(), StoreAway>>;
 }
 
 // === impl Scope ===

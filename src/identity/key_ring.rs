@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use rand::TryRng as _;
@@ -22,6 +23,9 @@ const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmn
 const PUBLIC_LEN: usize = 8;
 const SECRET_LEN: usize = 43;
 const CHECK_LEN: usize = 6;
+
+/// A use this soon after another is the same one: a busy key is not written to by every call.
+const USE_EACH_MS: u64 = 1000;
 
 /// Who calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,7 +64,21 @@ pub struct NoRandomness;
 /// The keys in use, by public id.
 #[derive(Debug, Default)]
 pub struct KeyRing {
-    keys: ArcSwap<HashMap<Arc<str>, Arc<StoredKey>>>,
+    keys: ArcSwap<HashMap<Arc<str>, Held>>,
+}
+
+#[derive(Debug)]
+struct Held {
+    key: Arc<StoredKey>,
+    /// Outlives a replacement of the keys.
+    used: Arc<Used>,
+}
+
+/// When a key was last used, and which use was noted in the store; Unix milliseconds.
+#[derive(Debug, Default)]
+struct Used {
+    at_ms: AtomicU64,
+    noted_ms: AtomicU64,
 }
 
 // === impl Client ===
@@ -114,6 +132,7 @@ impl NewKey {
             created_ms: now_ms,
             expires_ms: grant.expires_ms,
             revoked_ms: None,
+            last_used_ms: None,
         };
         Ok(Self { stored, text })
     }
@@ -138,10 +157,41 @@ impl fmt::Debug for NewKey {
 impl KeyRing {
     /// Replaces the keys.
     pub fn replace(&self, keys: Vec<StoredKey>) {
-        let keys = keys
-            .into_iter()
-            .map(|key| (Arc::clone(&key.public_id), Arc::new(key)));
+        let before = self.keys.load();
+        let keys = keys.into_iter().map(|key| {
+            let used = before
+                .get(&key.public_id)
+                .map(|held| Arc::clone(&held.used));
+            let held = Held {
+                used: used.unwrap_or_default(),
+                key: Arc::new(key),
+            };
+            (Arc::clone(&held.key.public_id), held)
+        });
         self.keys.store(Arc::new(keys.collect()));
+    }
+
+    /// The keys that were used since it was last noted, each with its last use (Unix
+    /// milliseconds).
+    #[must_use]
+    pub fn uses(&self) -> Vec<(Arc<str>, u64)> {
+        let keys = self.keys.load();
+        let uses = keys.iter().map(|(public_id, held)| {
+            let at_ms = held.used.at_ms.load(Ordering::Relaxed);
+            let noted_ms = held.used.noted_ms.load(Ordering::Relaxed);
+            (at_ms > noted_ms).then(|| (Arc::clone(public_id), at_ms))
+        });
+        uses.flatten().collect()
+    }
+
+    /// Says that these uses are kept.
+    pub fn noted(&self, uses: &[(Arc<str>, u64)]) {
+        let keys = self.keys.load();
+        for (public_id, at_ms) in uses {
+            if let Some(held) = keys.get(public_id) {
+                held.used.noted_ms.fetch_max(*at_ms, Ordering::Relaxed);
+            }
+        }
     }
 
     /// How many keys there are, revoked ones included.
@@ -163,7 +213,8 @@ impl KeyRing {
     pub fn authenticate(&self, text: &str, now_ms: u64) -> Result<Client, Unauthenticated> {
         let public_id = public_id(text).ok_or(Unauthenticated)?;
         let keys = self.keys.load();
-        let key = keys.get(public_id);
+        let held = keys.get(public_id);
+        let key = held.map(|held| &held.key);
         // An unknown key is compared too, so that time tells nothing of which ids exist.
         let expected = key.map_or([0; 32], |key| key.sha256);
         let given: [u8; 32] = Sha256::digest(text.as_bytes()).into();
@@ -174,7 +225,20 @@ impl KeyRing {
         if expired || revoked {
             return Err(Unauthenticated);
         }
+        if let Some(held) = held {
+            held.used.at(now_ms);
+        }
         Ok(Client(Some(Arc::clone(key))))
+    }
+}
+
+// === impl Used ===
+
+impl Used {
+    fn at(&self, now_ms: u64) {
+        if now_ms.saturating_sub(self.at_ms.load(Ordering::Relaxed)) >= USE_EACH_MS {
+            self.at_ms.fetch_max(now_ms, Ordering::Relaxed);
+        }
     }
 }
 
@@ -244,6 +308,25 @@ mod tests {
         assert!(keys.authenticate(&text, 4).is_ok() && keys.authenticate(&text, 5).is_err());
         let (keys, text) = ring(|key| key.expires_ms = Some(5));
         assert!(keys.authenticate(&text, 4).is_ok() && keys.authenticate(&text, 5).is_err());
+    }
+
+    #[test]
+    fn a_use_is_told_until_it_is_noted_also_over_a_replacement() {
+        let (keys, text) = ring(|_| {});
+        assert_eq!(keys.uses(), []);
+        keys.authenticate(&text, 5_000).unwrap();
+        let uses = keys.uses();
+        assert_eq!(uses.len(), 1);
+        assert_eq!(uses[0].1, 5_000);
+        let stored = keys.keys.load().values().next().unwrap().key.clone();
+        keys.replace(vec![(*stored).clone()]);
+        assert_eq!(keys.uses(), uses);
+        keys.noted(&uses);
+        keys.authenticate(&text, 5_999).unwrap();
+        assert_eq!(keys.uses(), []);
+        assert!(keys.authenticate("nonsense", 9_000).is_err());
+        keys.authenticate(&text, 6_000).unwrap();
+        assert_eq!(keys.uses()[0].1, 6_000);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! - `writer` gathers what is asked into commits;
 //! - `exchange` and `append` are the engine of the ledger, rule by rule;
-//! - `cells` and `identity` keep the rows of the registry and of identity;
+//! - `cells` and `identity` keep the rows of the registry and of identity, `key_table` those of
+//!   keys beside the process that has the store open;
 //! - `reader` reads beside the writer, `backup` copies beside it;
 //! - `opening` and `place` keep second processes, strange files and old copies out;
 //! - `rows`, `receipts` and `schema` say how it looks on the disk, `rules` which periods are open,
@@ -42,6 +43,7 @@ use crate::identity::nonce::{Nonce, NonceStore};
 use crate::registry::declaration::{DeclarationRow, DeclarationStore, Put, Subject};
 
 pub use self::backup::{BackupError, BackupProgress, backup};
+pub use self::key_table::KeyTable;
 pub use self::opening::OpenError;
 pub use self::reader::StoreReader;
 pub use self::rows::RowFault;
@@ -51,6 +53,7 @@ mod backup;
 mod cells;
 mod exchange;
 mod identity;
+mod key_table;
 mod opening;
 mod place;
 mod reader;
@@ -372,7 +375,9 @@ impl DeclarationStore for SqliteStore {
 
 impl KeyStore for SqliteStore {
     fn put_key(&self, key: StoredKey) -> BoxFuture<'_, Result<(), StoreAway>> {
-        Box::pin(self.ask(Class::Opens, 0, move |conn| identity::put_key(conn, &key)))
+        Box::pin(self.ask(Class::Opens, 0, move |conn| {
+            Ok(identity::put_key(conn, &key)?)
+        }))
     }
 
     fn keys(&self) -> BoxFuture<'_, Result<Vec<StoredKey>, StoreAway>> {
@@ -385,7 +390,17 @@ impl KeyStore for SqliteStore {
         at_ms: u64,
     ) -> BoxFuture<'_, Result<bool, StoreAway>> {
         Box::pin(self.ask(Class::Proves, 0, move |conn| {
-            identity::revoke_key(conn, &public_id, at_ms)
+            Ok(identity::revoke_key(conn, &public_id, at_ms)?)
+        }))
+    }
+
+    fn key_version(&self) -> BoxFuture<'_, Result<u64, StoreAway>> {
+        Box::pin(async { Ok(self.readers.read(identity::key_version).await?) })
+    }
+
+    fn note_key_uses(&self, uses: Vec<(Arc<str>, u64)>) -> BoxFuture<'_, Result<(), StoreAway>> {
+        Box::pin(self.ask(Class::Proves, 0, move |conn| {
+            identity::note_key_uses(conn, &uses)
         }))
     }
 }

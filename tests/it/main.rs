@@ -5,4 +5,5 @@ mod abuse;
 mod capacity;
 mod chat;
 mod door;
+mod keys;
 mod support;

@@ -1,6 +1,7 @@
 //! A whole gateway on loopback, scripted miners, a client.
 
 pub(crate) mod miner;
+pub(crate) mod process;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -122,37 +123,13 @@ impl TestGateway {
 
     pub(crate) async fn client(&self) -> InferenceServiceClient<Connection> {
         let address = self.gateway.addresses().public;
-        let stream = tokio::net::TcpStream::connect(address)
-            .await
-            .expect("the gateway listens");
-        let (sender, driver) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-            .await
-            .expect("HTTP/2");
-        tokio::task::spawn(driver);
         let origin = format!("http://{address}").parse().expect("an address");
-        InferenceServiceClient::with_origin(Connection(sender), origin)
+        InferenceServiceClient::with_origin(Connection::open(address).await, origin)
     }
 
     /// Streams a chat to its end.
     pub(crate) async fn ask(&self, request: v1::GenerateRequest) -> Heard {
-        let mut heard = Heard::default();
-        match self.client().await.stream_generate(request).await {
-            Err(status) => heard.status = Some(status),
-            Ok(response) => {
-                let mut events = response.into_inner();
-                loop {
-                    match events.message().await {
-                        Ok(Some(event)) => heard.add(event),
-                        Ok(None) => break,
-                        Err(status) => {
-                            heard.status = Some(status);
-                            break;
-                        }
-                    }
-                }
-            }
-        }
-        heard
+        Heard::of(self.client().await.stream_generate(request).await).await
     }
 
     /// Waits for a condition; the test fails when it does not come.
@@ -193,6 +170,30 @@ impl TestGateway {
 }
 
 impl Heard {
+    /// All that an answer says, to its end.
+    pub(crate) async fn of(
+        answer: Result<tonic::Response<tonic::Streaming<v1::StreamGenerateResponse>>, Status>,
+    ) -> Self {
+        let mut heard = Self::default();
+        match answer {
+            Err(status) => heard.status = Some(status),
+            Ok(answer) => {
+                let mut events = answer.into_inner();
+                loop {
+                    match events.message().await {
+                        Ok(Some(event)) => heard.add(event),
+                        Ok(None) => break,
+                        Err(status) => {
+                            heard.status = Some(status);
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+        heard
+    }
+
     pub(crate) fn add(&mut self, event: v1::StreamGenerateResponse) {
         use v1::stream_generate_response::Event;
         match event.event.expect("an event") {
@@ -241,6 +242,20 @@ pub(crate) fn chat(text: &str) -> v1::GenerateRequest {
 /// A client's connection.
 #[derive(Clone)]
 pub(crate) struct Connection(http2::SendRequest<tonic::body::Body>);
+
+impl Connection {
+    /// Opens one to a public listener.
+    pub(crate) async fn open(address: std::net::SocketAddr) -> Self {
+        let stream = tokio::net::TcpStream::connect(address)
+            .await
+            .expect("the gateway listens");
+        let (sender, driver) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .expect("HTTP/2");
+        tokio::task::spawn(driver);
+        Self(sender)
+    }
+}
 
 impl tower::Service<http::Request<tonic::body::Body>> for Connection {
     type Response = http::Response<hyper::body::Incoming>;

@@ -15,7 +15,7 @@ type Kept<T> = Result<T, Stop<StoreAway>>;
 const T: &str = "api_key";
 
 /// Adds a key, or replaces the one of the same public id.
-pub(super) fn put_key(conn: &Connection, key: &StoredKey) -> Kept<()> {
+pub(super) fn put_key(conn: &Connection, key: &StoredKey) -> Result<(), RowFault> {
     let tasks = key
         .tasks
         .as_ref()
@@ -25,7 +25,8 @@ pub(super) fn put_key(conn: &Connection, key: &StoredKey) -> Kept<()> {
     let scopes: Vec<&str> = key.scopes.iter().map(|scope| scope.as_str()).collect();
     conn.prepare_cached(
         "INSERT OR REPLACE INTO api_key (public_id, sha256, name, tasks, scopes, proven_only,
-             created_ms, expires_ms, revoked_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+             created_ms, expires_ms, revoked_ms, last_used_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
     )?
     .execute(params![
         &*key.public_id,
@@ -37,7 +38,35 @@ pub(super) fn put_key(conn: &Connection, key: &StoredKey) -> Kept<()> {
         int(key.created_ms),
         key.expires_ms.map(int),
         key.revoked_ms.map(int),
+        key.last_used_ms.map(int),
     ])?;
+    changed(conn)
+}
+
+/// Lets gateways that run see that a key changed.
+fn changed(conn: &Connection) -> Result<(), RowFault> {
+    conn.prepare_cached("UPDATE store SET key_version = key_version + 1")?
+        .execute([])?;
+    Ok(())
+}
+
+/// Rises with each key that is put or revoked.
+pub(super) fn key_version(conn: &Connection) -> Result<u64, RowFault> {
+    let version = conn
+        .prepare_cached("SELECT key_version FROM store")?
+        .query_row([], |row| row.get(0))?;
+    uint(version, "store")
+}
+
+/// Keeps when keys were last used; an earlier use than the one that stands changes nothing.
+pub(super) fn note_key_uses(conn: &Connection, uses: &[(Arc<str>, u64)]) -> Kept<()> {
+    let mut note = conn.prepare_cached(
+        "UPDATE api_key SET last_used_ms = max(coalesce(last_used_ms, 0), ?2)
+         WHERE public_id = ?1",
+    )?;
+    for (public_id, at_ms) in uses {
+        note.execute((&**public_id, int(*at_ms)))?;
+    }
     Ok(())
 }
 
@@ -45,7 +74,7 @@ pub(super) fn put_key(conn: &Connection, key: &StoredKey) -> Kept<()> {
 pub(super) fn keys(conn: &Connection) -> Result<Vec<StoredKey>, RowFault> {
     conn.prepare_cached(
         "SELECT public_id, sha256, name, tasks, scopes, proven_only, created_ms, expires_ms,
-             revoked_ms FROM api_key ORDER BY created_ms, public_id",
+             revoked_ms, last_used_ms FROM api_key ORDER BY created_ms, public_id",
     )?
     .query_and_then([], key_of)?
     .collect()
@@ -75,16 +104,20 @@ fn key_of(row: &Row<'_>) -> Result<StoredKey, RowFault> {
         created_ms: uint(row.get(6)?, T)?,
         expires_ms: instant(row.get(7)?)?,
         revoked_ms: instant(row.get(8)?)?,
+        last_used_ms: instant(row.get(9)?)?,
     })
 }
 
 /// Revokes a key; an earlier instant stands.
-pub(super) fn revoke_key(conn: &Connection, public_id: &str, at_ms: u64) -> Kept<bool> {
+pub(super) fn revoke_key(conn: &Connection, public_id: &str, at_ms: u64) -> Result<bool, RowFault> {
     let known = conn
         .prepare_cached(
             "UPDATE api_key SET revoked_ms = coalesce(revoked_ms, ?2) WHERE public_id = ?1",
         )?
         .execute((public_id, int(at_ms)))?;
+    if known > 0 {
+        changed(conn)?;
+    }
     Ok(known > 0)
 }
 

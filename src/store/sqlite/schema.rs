@@ -11,7 +11,7 @@ use super::OpenError;
 const APPLICATION_ID: i64 = 0x7461_7567;
 
 /// Each step makes the next version of the schema; a step is never changed once released.
-const MIGRATIONS: &[&str] = &[V1];
+const MIGRATIONS: &[&str] = &[V1, V2];
 
 const V1: &str = "
 -- What this file is.
@@ -162,8 +162,15 @@ CREATE TABLE api_key (
 ) STRICT;
 ";
 
+const V2: &str = "
+-- Rises with each key that is made or revoked: a gateway that runs looks at it, since keys are
+-- written by other processes too.
+ALTER TABLE store ADD COLUMN key_version INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE api_key ADD COLUMN last_used_ms INTEGER;
+";
+
 /// The version that this program writes.
-pub(super) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 2;
 
 /// Sets what every connection needs.
 pub(super) fn tune(conn: &Connection) -> rusqlite::Result<()> {
@@ -214,6 +221,12 @@ pub(super) fn look(conn: &Connection) -> Result<Found, OpenError> {
     Ok(Found::Store)
 }
 
+/// Whether a store has this program's schema.
+pub(super) fn is_of_today(conn: &Connection) -> rusqlite::Result<bool> {
+    let version: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    Ok(version == VERSION)
+}
+
 /// Brings a file to [`VERSION`]; all steps and `fill` in one transaction.
 pub(super) fn migrate(
     conn: &mut Connection,
@@ -229,4 +242,47 @@ pub(super) fn migrate(
     tx.pragma_update(None, "user_version", VERSION)?;
     fill(&tx)?;
     tx.commit()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_of_each_older_version_becomes_one_of_today_and_keeps_its_rows() {
+        for steps in 1..MIGRATIONS.len() {
+            let mut conn = Connection::open_in_memory().unwrap();
+            for step in &MIGRATIONS[..steps] {
+                conn.execute_batch(step).unwrap();
+            }
+            conn.pragma_update(None, "application_id", APPLICATION_ID)
+                .unwrap();
+            conn.pragma_update(None, "user_version", i64::try_from(steps).unwrap())
+                .unwrap();
+            conn.execute_batch(
+                "INSERT INTO api_key (public_id, sha256, name, scopes, proven_only, created_ms)
+                 VALUES ('abcdefgh', x'00', 'a name', 'generate', 0, 5);",
+            )
+            .unwrap();
+            migrate(&mut conn, |_| Ok(())).unwrap();
+            let mut fresh = Connection::open_in_memory().unwrap();
+            migrate(&mut fresh, |_| Ok(())).unwrap();
+            let columns = |conn: &Connection| -> Vec<String> {
+                let mut names = conn
+                    .prepare(
+                        "SELECT m.name || '.' || c.name FROM sqlite_schema m, \
+                         pragma_table_info(m.name) c WHERE m.type = 'table' ORDER BY 1",
+                    )
+                    .unwrap();
+                let rows = names.query_map([], |row| row.get(0)).unwrap();
+                rows.collect::<Result<_, _>>().unwrap()
+            };
+            assert_eq!(columns(&conn), columns(&fresh));
+            assert_eq!(look(&conn).unwrap(), Found::Store);
+            let name: String = conn
+                .query_row("SELECT name FROM api_key", [], |row| row.get(0))
+                .unwrap();
+            assert_eq!(name, "a name");
+        }
+    }
 }

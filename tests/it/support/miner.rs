@@ -15,7 +15,7 @@ use taugate::proto::v1;
 use taugate::proto::v1::miner_generate_response::Event;
 use taugate::proto::v1::miner_service_server::{MinerService, MinerServiceServer};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -27,6 +27,8 @@ pub(crate) enum Act {
     Say(String),
     /// Waits.
     Pause(Duration),
+    /// Waits until the miner is told to go on.
+    Wait,
     /// Waits until the gateway leaves.
     Hang,
     /// Ends with `MinerCompleted` and the right digest, claiming so many tokens.
@@ -55,6 +57,8 @@ struct State {
     seen: Mutex<Vec<v1::MinerGenerateRequest>>,
     cancelled: AtomicUsize,
     running: AtomicUsize,
+    /// How many waits may end.
+    go_on: Semaphore,
     dead: Mutex<CancellationToken>,
     stop: CancellationToken,
 }
@@ -72,6 +76,7 @@ impl FakeMiner {
             seen: Mutex::new(Vec::new()),
             cancelled: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
+            go_on: Semaphore::new(0),
             dead: Mutex::new(CancellationToken::new()),
             stop: CancellationToken::new(),
         });
@@ -103,6 +108,11 @@ impl FakeMiner {
     /// Calls that run.
     pub(crate) fn running(&self) -> usize {
         self.state.running.load(Ordering::SeqCst)
+    }
+
+    /// Lets one call that waits go on.
+    pub(crate) fn go_on(&self) {
+        self.state.go_on.add_permits(1);
     }
 
     /// Drops every connection.
@@ -162,7 +172,7 @@ impl MinerService for FakeMiner {
                     running.1 = true;
                     return Err(Status::new(code, text));
                 }
-                Act::Say(_) | Act::Complete(_) | Act::Lie | Act::End | Act::Die => {
+                Act::Say(_) | Act::Wait | Act::Complete(_) | Act::Lie | Act::End | Act::Die => {
                     panic!("cannot come before headers")
                 }
             }
@@ -194,6 +204,13 @@ async fn perform(miner: FakeMiner, script: Vec<Act>, sender: Sender, mut running
                     () = sender.closed() => false,
                 }
             }
+            Act::Wait => tokio::select! {
+                go_on = miner.state.go_on.acquire() => {
+                    go_on.expect("it stays open").forget();
+                    true
+                }
+                () = sender.closed() => false,
+            },
             Act::Hang => {
                 sender.closed().await;
                 false
