@@ -4,6 +4,7 @@
 mod abuse;
 mod capacity;
 mod chat;
+mod defects;
 mod door;
 mod keys;
 mod support;

@@ -241,7 +241,7 @@ pub(crate) fn chat(text: &str) -> v1::GenerateRequest {
 
 /// A client's connection.
 #[derive(Clone)]
-pub(crate) struct Connection(http2::SendRequest<tonic::body::Body>);
+pub(crate) struct Connection(pub(crate) http2::SendRequest<tonic::body::Body>);
 
 impl Connection {
     /// Opens one to a public listener.
