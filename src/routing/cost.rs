@@ -11,6 +11,9 @@ pub struct Burden {
     pub latency: f64,
     /// The market's median latency in the same unit; 0: not known.
     pub median: f64,
+    /// The latency at which it keeps what it declared, all its places taken, in the same
+    /// unit; 0: not known.
+    pub promised: f64,
     /// The part of its allotment that attempts took in this period.
     pub pace: f64,
     /// The mean of that over the market.
@@ -25,7 +28,7 @@ pub struct Burden {
 #[must_use]
 pub fn cost(burden: &Burden) -> f64 {
     let occupancy = f64::from(burden.in_flight) / burden.concurrency.max(1.0) + 0.25;
-    let latency = ratio(burden.latency, burden.median).clamp(0.7, 10.0);
+    let latency = slowness(burden);
     // No attempt yet is a pace, too: the slowest.
     let pace = if burden.pace_mean > 0.0 {
         (burden.pace / burden.pace_mean).clamp(0.3, 3.0)
@@ -33,6 +36,22 @@ pub fn cost(burden: &Burden) -> f64 {
         1.0
     };
     occupancy * latency * pace / burden.success.max(0.05).powi(2)
+}
+
+/// How slow it is against others, but no slower than against its own word: a miner that
+/// writes slowly in many places does all that it declared, and gets its part like any other.
+fn slowness(burden: &Burden) -> f64 {
+    /// However little a miner promises, others that are so much quicker go first.
+    const WORST: f64 = 10.0;
+    let promised = burden.promised.min(burden.median * WORST);
+    let by_word = if promised > 0.0 && burden.latency > 0.0 {
+        (burden.latency / promised).max(1.0)
+    } else {
+        WORST
+    };
+    ratio(burden.latency, burden.median)
+        .clamp(0.7, WORST)
+        .min(by_word)
 }
 
 /// 1 where either is not known.
@@ -53,6 +72,7 @@ mod tests {
         concurrency: 4.0,
         latency: 100.0,
         median: 100.0,
+        promised: 0.0,
         pace: 0.1,
         pace_mean: 0.1,
         success: 1.0,
@@ -83,6 +103,36 @@ mod tests {
         for burden in burdens {
             assert!(cost(&burden) > cost(&USUAL), "{burden:?}");
         }
+    }
+
+    #[test]
+    fn a_miner_that_is_as_slow_as_it_said_is_not_slow() {
+        let slow = Burden {
+            latency: 600.0,
+            ..USUAL
+        };
+        assert!(cost(&slow) > 5.0 * cost(&USUAL));
+        let as_it_said = Burden {
+            promised: 700.0,
+            ..slow
+        };
+        assert!((cost(&as_it_said) - cost(&USUAL)).abs() < 1e-12);
+        // Slower than it said costs by how much, not by how slow that is to others.
+        let slower = Burden {
+            promised: 300.0,
+            ..slow
+        };
+        assert!((cost(&slower) - 2.0 * cost(&USUAL)).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_promise_of_next_to_nothing_excuses_no_miner() {
+        let endless = Burden {
+            latency: 5_000.0,
+            promised: 1e9,
+            ..USUAL
+        };
+        assert!(cost(&endless) >= 5.0 * cost(&USUAL));
     }
 
     #[test]

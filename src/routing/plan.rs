@@ -1,6 +1,7 @@
 //! A market, weighed: who may be sampled and how often. Rebuilt about once a second.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use taugate_ledger::ids::CellId;
 use taugate_ledger::units::Units;
@@ -36,6 +37,9 @@ pub(super) struct Entry {
     /// Calls in flight at a miner that works at its allotment's rate; `None` where nobody's
     /// pace is known yet.
     usual: Option<f64>,
+    /// Microseconds a unit may take in one of the places that it states, if all of them
+    /// together are to keep its allotment's rate; 0 where it states none.
+    promised: f64,
 }
 
 /// What a market is weighed by.
@@ -65,6 +69,7 @@ impl Plan {
                 ejected: false,
                 spared: false,
                 usual: None,
+                promised: promised(offer, view.settings.period),
             })
             .collect();
         eject(&mut entries, view);
@@ -120,6 +125,7 @@ impl Plan {
             concurrency: entry.concurrency(offer),
             latency: entry.pulse.latency(),
             median: self.latency_median,
+            promised: entry.promised,
             pace: pace(offer, entry),
             pace_mean: self.pace_mean,
             success: entry.pulse.success(),
@@ -181,6 +187,17 @@ fn usual(offer: &Offer, pulse: &Pulse, median: f64, settings: &RouterSettings) -
     let period_us = settings.period.as_secs_f64() * 1e6;
     let allotment = number(offer.allotment.min(offer.verified));
     (period_us > 0.0).then(|| (allotment / period_us * service).max(1.0))
+}
+
+/// The latency by which a miner keeps its allotment's rate with all its places taken.
+fn promised(offer: &Offer, period: Duration) -> f64 {
+    let allotment = number(offer.allotment);
+    match offer.concurrency {
+        Some(places) if allotment > 0.0 => {
+            f64::from(places) * period.as_secs_f64() * 1e6 / allotment
+        }
+        Some(_) | None => 0.0,
+    }
 }
 
 /// What is left to spend, times success: weight by what is left alone would feed the dead,
