@@ -164,6 +164,8 @@ hello() {
     grep -qE '^[0-9]+ units, recorded: True$' "$run/hello"
 }
 hello
+PYTHONPATH=proto checks peers/example-python/bin/python tests/real_model/readme_python.py \
+  "127.0.0.1:$public" "$run/told"
 
 # --- grpcurl, as README.md has it ---
 
