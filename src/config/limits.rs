@@ -8,6 +8,9 @@ use super::slot::{Decimal, Millis, Seconds, Whole};
 /// Two thousand balancers' worth; each idle connection costs some 20 KiB.
 const CONNECTIONS_MAX: usize = 4096;
 
+/// A balancer in front is one address; a quarter leaves room for three more.
+const CONNECTIONS_PER_ADDRESS_MAX: usize = 1024;
+
 /// Makes balancers open more connections, so that every shard gets its part.
 const STREAMS_PER_CONNECTION_MAX: u32 = 128;
 
@@ -55,6 +58,8 @@ const BYTES_MAX: u64 = 1024 * 1024 * 1024;
 pub struct Limits {
     /// Connections at once, over the public and the peer listener each.
     pub connections_max: usize,
+    /// Connections at once of one address, or of one IPv6 network of 64 bits.
+    pub connections_per_address_max: usize,
     /// Streams at once in one connection.
     pub streams_per_connection_max: u32,
     /// How long a handshake may take.
@@ -89,6 +94,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: CONNECTIONS_MAX,
+            connections_per_address_max: CONNECTIONS_PER_ADDRESS_MAX,
             streams_per_connection_max: STREAMS_PER_CONNECTION_MAX,
             handshake: HANDSHAKE,
             header_bytes_max: HEADER_BYTES_MAX,
@@ -120,6 +126,11 @@ impl Limits {
             "connections_max",
             "Connections at once, for the public and the peer listener each.",
             &mut Whole(&mut self.connections_max, 1..=1_000_000),
+        );
+        fields.field(
+            "connections_per_address_max",
+            "Connections at once of one address; balancers in front count as one.",
+            &mut Whole(&mut self.connections_per_address_max, 1..=1_000_000),
         );
         fields.field(
             "streams_per_connection_max",

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::signed::Caller;
-use super::status::{FieldFault, Refusal};
+use super::status::{Excess, FieldFault, Refusal};
 use crate::books::Books;
 use crate::identity::hotkey::Hotkey;
 use crate::proto::v1;
@@ -203,7 +203,7 @@ impl v1::capacity_service_server::CapacityService for Capacity {
             };
             self.registry
                 .may_say(caller)
-                .map_err(Refusal::RateLimited)?;
+                .map_err(|wait| Refusal::RateLimited(Excess::Changes, wait))?;
             let (number, last) = (change.counter, change.last);
             if stream.heed(heard(change)?) {
                 counter = number;
@@ -227,7 +227,7 @@ impl v1::capacity_service_server::CapacityService for Capacity {
             return Err(invalid("tasks", "at most 256").into());
         }
         let place = Arc::clone(&self.watches).try_acquire_owned();
-        let place = place.map_err(|_| Refusal::RateLimited(LOOK_EVERY))?;
+        let place = place.map_err(|_| Refusal::RateLimited(Excess::Watches, LOOK_EVERY))?;
         let (sender, receiver) = mpsc::channel(WATCH_MAX);
         let service = self.clone();
         #[expect(
@@ -312,7 +312,7 @@ fn refusal(error: DeclareError) -> Refusal {
         | DeclareError::Foreign
         | DeclareError::NotValidNow => invalid("declaration", &error.to_string()),
         DeclareError::Endpoint => invalid("endpoint", &error.to_string()),
-        DeclareError::TooOften(wait) => Refusal::RateLimited(wait),
+        DeclareError::TooOften(wait) => Refusal::RateLimited(Excess::Declarations, wait),
         DeclareError::Signature => Refusal::Unauthenticated,
         DeclareError::Stale => Refusal::Stale,
         DeclareError::NotRegistered => Refusal::NotRegistered,

@@ -1,20 +1,23 @@
-//! What every request of the public listener passes first: is it gRPC at all, how much time
-//! has it, who sends it. What is found goes into the request's extensions.
+//! Who sends a request of the public listener: that goes into the request's extensions, and
+//! who cannot say it gets no further.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::future::{Either, Ready, ready};
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{Method, Request, Response};
+use http::header::AUTHORIZATION;
+use http::{Request, Response};
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-use super::deadline::{Deadline, Timeout, parse};
-use super::status::{FieldFault, Refusal};
+use super::entry::From;
+use super::status::{Excess, Refusal};
 use crate::clock::SharedClock;
 use crate::identity::key_ring::{Client, KeyRing};
+use crate::identity::pace::Pace;
 
 /// How the gate decides.
 #[derive(Clone, Debug)]
@@ -23,7 +26,19 @@ pub struct Gate {
     /// Whether a key is needed.
     required: bool,
     clock: SharedClock,
+    /// Keys that did not hold, by address, and by address and the key that was meant.
+    guesses: Arc<Pace<(IpAddr, Option<u32>)>>,
 }
+
+/// Keys that do not hold and may be shown at once: a deployment whose key is not made yet, or
+/// is revoked, tries more than a few times; 256 random bits bear any number of guesses.
+const GUESSES: u32 = 100;
+
+/// Then one each while.
+const GUESS_EACH: Duration = Duration::from_secs(1);
+
+/// Addresses and keys that are kept; those beyond share one pace.
+const GUESSES_MAX: usize = 8192;
 
 /// A service behind the gate.
 #[derive(Clone, Debug)]
@@ -42,41 +57,21 @@ impl Gate {
             keys,
             required,
             clock,
+            guesses: Arc::new(Pace::new(GUESS_EACH, GUESSES, GUESSES_MAX)),
         }
     }
 
     fn look<B>(&self, request: &mut Request<B>) -> Result<(), Refusal> {
-        // tonic looks at neither: a GET would run the handler.
-        let grpc = request
-            .headers()
-            .get(CONTENT_TYPE)
-            .and_then(|value| value.to_str().ok());
-        let grpc = grpc.is_some_and(|value| value.starts_with("application/grpc"));
-        if request.method() != Method::POST || !grpc {
-            return Err(Refusal::Unimplemented("requests that are no gRPC calls"));
-        }
-        match parse(request.headers()) {
-            Timeout::None => {}
-            Timeout::After(timeout) => {
-                request.extensions_mut().insert(Deadline::after(timeout));
-            }
-            Timeout::Passed => return Err(Refusal::Deadline("admission")),
-            Timeout::Malformed => {
-                return Err(Refusal::Invalid(vec![FieldFault {
-                    field: "grpc-timeout".to_owned(),
-                    fault: "must be at most eight digits and one of H, M, S, m, u, n".to_owned(),
-                }]));
-            }
-        }
         if is_open(request.uri().path()) {
             return Ok(());
         }
-        let client = self.client(request.headers())?;
+        let from = request.extensions().get::<From>().copied();
+        let client = self.client(request.headers(), from)?;
         request.extensions_mut().insert(client);
         Ok(())
     }
 
-    fn client(&self, headers: &http::HeaderMap) -> Result<Client, Refusal> {
+    fn client(&self, headers: &http::HeaderMap, from: Option<From>) -> Result<Client, Refusal> {
         let bearer = headers.get(AUTHORIZATION).map(|value| {
             value
                 .to_str()
@@ -85,14 +80,36 @@ impl Gate {
                 .unwrap_or_default()
         });
         match bearer {
-            Some(key) => {
-                let client = self.keys.authenticate(key, self.clock.unix_ms());
-                client.map_err(|_| Refusal::Unauthenticated)
-            }
+            Some(key) => self.holder(key, from),
             None if self.required => Err(Refusal::Unauthenticated),
             None => Ok(Client::default()),
         }
     }
+
+    /// Who holds a key. Who guesses is slowed down: a key is not even compared while its
+    /// public id has been guessed at too often from that address, and keys that do not hold
+    /// are counted by address too. A key that holds is let in whatever others send from
+    /// behind the same balancer.
+    fn holder(&self, key: &str, from: Option<From>) -> Result<Client, Refusal> {
+        let now_ms = self.clock.unix_ms();
+        let guesser = |id| from.map(|from| (from.0, id));
+        let (address, target) = (guesser(None), guesser(Some(claimed(key))));
+        let limited = |wait| Refusal::RateLimited(Excess::WrongKeys, wait);
+        if let Some(wait) = target.and_then(|who| self.guesses.owes(&who, now_ms)) {
+            return Err(limited(wait));
+        }
+        self.keys.authenticate(key, now_ms).map_err(|_| {
+            let steps = [address, target].into_iter().flatten();
+            let waits = steps.filter_map(|who| self.guesses.step(who, now_ms).err());
+            waits.max().map_or(Refusal::Unauthenticated, limited)
+        })
+    }
+}
+
+/// What tells which key is meant: enough of it to count by, whether or not there is one.
+fn claimed(key: &str) -> u32 {
+    let id = key.split('_').nth(2).unwrap_or_default();
+    crc32fast::hash(id.as_bytes())
 }
 
 /// Health and reflection are for load balancers and tools, which have no keys.

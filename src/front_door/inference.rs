@@ -13,7 +13,8 @@ use tonic::{Request, Response, Status};
 use super::admission;
 
 use super::deadline::Deadline;
-use super::status::{FieldFault, Refusal, Scarce};
+use super::measured::Asked;
+use super::status::{Delivered, FieldFault, Refusal, Scarce};
 use crate::books::Slot;
 use crate::call::{Admitted, Answer, CallError, Calls, Event};
 use crate::identity::key_ring::Client;
@@ -68,7 +69,10 @@ impl Inference {
             .tasks
             .get(&request.task)
             .filter(|task| client.may_ask(&task.id));
-        let task = Arc::clone(task.ok_or(Refusal::UnknownTask)?);
+        if let Some(asked) = extensions.get::<Asked>() {
+            asked.name(task.map(|task| &task.id));
+        }
+        let task = Arc::clone(task.ok_or_else(|| Refusal::UnknownTask(request.task.clone()))?);
         if task.kind != TaskKind::Chat {
             return Err(Refusal::Unimplemented("tasks of this kind"));
         }
@@ -123,7 +127,7 @@ impl Inference {
         }
     }
 
-    fn refusal(&self, id: RequestId, task: &str, error: CallError) -> Refusal {
+    fn refusal(&self, part: Delivered, task: &str, error: CallError) -> Refusal {
         let soon = Duration::from_millis(500);
         let period = self.calls.books.period_rest();
         match error {
@@ -135,14 +139,14 @@ impl Inference {
             CallError::Crowded => Refusal::Overloaded,
             CallError::AttemptsExhausted => Refusal::AttemptsExhausted,
             CallError::Deadline(stage) => Refusal::Deadline(stage.as_str()),
-            CallError::MinerLost => Refusal::MinerLost(id),
-            CallError::MinerStalled => Refusal::MinerStalled(id),
-            CallError::MinerProtocol => Refusal::MinerProtocol(id),
+            CallError::MinerLost => Refusal::MinerLost(part),
+            CallError::MinerStalled => Refusal::MinerStalled(part),
+            CallError::MinerProtocol => Refusal::MinerProtocol(part),
             CallError::SlowConsumer => Refusal::SlowConsumer,
             CallError::Draining => Refusal::Draining,
             CallError::Internal => {
-                tracing::error!(%id, task, "a call ended by a bug");
-                Refusal::Internal
+                tracing::error!(id = %part.id, task, "a call ended by a bug");
+                Refusal::Internal(Some(part.id))
             }
         }
     }
@@ -193,8 +197,10 @@ impl v1::inference_service_server::InferenceService for Inference {
         let task = request.get_ref().task.clone();
         let (id, mut answer) = self.begin(request)?;
         let mut whole = Whole::default();
+        // A refused unary call delivers nothing.
+        let part = Delivered { id, chunks: 0 };
         while let Some(event) = answer.next().await {
-            whole.add(event.map_err(|error| self.refusal(id, &task, error))?);
+            whole.add(event.map_err(|error| self.refusal(part, &task, error))?);
         }
         Ok(Response::new(whole.0))
     }
@@ -208,13 +214,16 @@ impl v1::inference_service_server::InferenceService for Inference {
         let task = request.get_ref().task.clone();
         let (id, mut answer) = self.begin(request)?;
         // No header before there is something to say: a refusal stays a plain status.
-        let first = answer.next().await.ok_or(Refusal::Internal)?;
-        let first = first.map_err(|error| self.refusal(id, &task, error))?;
+        let first = answer.next().await.ok_or(Refusal::Internal(Some(id)))?;
+        let mut part = Delivered { id, chunks: 0 };
+        let first = first.map_err(|error| self.refusal(part, &task, error))?;
+        part.count(&first);
         let service = self.clone();
         let rest = answer.map(move |event| {
+            let event = event.inspect(|event| part.count(event));
             event
                 .map(message)
-                .map_err(|error| Status::from(service.refusal(id, &task, error)))
+                .map_err(|error| Status::from(service.refusal(part, &task, error)))
         });
         let events = futures_util::stream::once(async { Ok(message(first)) }).chain(rest);
         Ok(Response::new(Box::pin(events)))
@@ -256,17 +265,23 @@ impl v1::inference_service_server::InferenceService for Inference {
             .get::<Client>()
             .cloned()
             .unwrap_or_default();
-        let id = request
-            .get_ref()
-            .request_id
-            .parse()
-            .map_err(|_| Refusal::UnknownReceipt)?;
+        let asked = request.into_inner().request_id;
+        let unknown = || Refusal::UnknownReceipt(asked.clone());
+        let id = asked.parse().map_err(|_| unknown())?;
         let receipt = self.receipts.receipt(id, &client.public_id()).await;
         let receipt = receipt.map_err(|_| Refusal::EngineUnavailable)?;
-        let receipt = receipt.ok_or(Refusal::UnknownReceipt)?;
+        let receipt = receipt.ok_or_else(unknown)?;
         Ok(Response::new(v1::GetReceiptResponse {
             receipt: Some(receipt),
         }))
+    }
+}
+
+// === impl Delivered ===
+
+impl Delivered {
+    fn count(&mut self, event: &Event) {
+        self.chunks += u64::from(matches!(event, Event::Delta(_)));
     }
 }
 

@@ -1,7 +1,7 @@
 //! Listeners: one acceptor hands connections to shards, each a thread with a runtime of its
 //! own. hyper serves them directly, so that limits, age and drain are ours.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -17,7 +17,12 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::counted::{Connected, Live, PublicService};
+use super::addresses::{Addresses, Seat};
+use super::answer::Inner;
+use super::counted::{Connected, Live};
+use super::entry::block;
+use super::method::{Places, Terms};
+use super::passage::{self, Passage};
 use super::slow::{Listened, silence};
 use super::tls::Tls;
 use crate::telemetry::Instruments;
@@ -27,15 +32,19 @@ use crate::telemetry::Instruments;
 pub struct DoorSettings {
     /// Open connections at most.
     pub connections_max: usize,
+    /// Open connections of one address at most (of one network of 64 bits in IPv6).
+    pub connections_per_address_max: usize,
     /// Streams of one connection at most; below 100 clients of hyper break.
     pub streams_max: u32,
     /// To say anything, and to finish a TLS hand-shake.
     pub handshake: Duration,
     /// For the whole body of a request, unless it is a conversation.
     pub body: Duration,
+    /// For the answer to a question that is no inference.
+    pub helper: Duration,
     /// Headers of one request, bytes.
     pub header_bytes_max: u32,
-    /// A connection is asked to go after this long.
+    /// A connection is asked to go after this long, and a stream that watches ends.
     pub age: Duration,
     /// A ping is sent after this much silence.
     pub keepalive: Duration,
@@ -49,6 +58,7 @@ pub struct Shards {
     shards: Vec<Shard>,
     threads: Vec<JoinHandle<()>>,
     open: Arc<AtomicUsize>,
+    addresses: Arc<Addresses>,
     settings: DoorSettings,
     instruments: Arc<Instruments>,
 }
@@ -63,14 +73,17 @@ struct Shard {
 struct Accepted {
     stream: TcpStream,
     tls: Option<Tls>,
+    from: IpAddr,
     /// Counted from here on, not only once its shard looks at it.
     _counted: Connected,
+    _seat: Seat,
 }
 
 /// What a shard's connections share.
 #[derive(Clone)]
 struct Serving<S> {
-    service: PublicService<S>,
+    service: S,
+    shard: Arc<passage::Shard>,
     settings: DoorSettings,
     /// Cancelled when connections are asked to go.
     leave: CancellationToken,
@@ -96,9 +109,15 @@ impl Shards {
         make: impl Fn() -> S + Clone + Send + 'static,
     ) -> std::io::Result<Self>
     where
-        S: super::counted::Inner,
+        S: Inner,
     {
         let open = Arc::new(AtomicUsize::new(0));
+        let terms = Terms {
+            body: settings.body,
+            helper: settings.helper,
+            watch: settings.age,
+        };
+        let places = Arc::new(Places::default());
         let (mut shards, mut threads) = (Vec::new(), Vec::new());
         for number in 0..count.max(1) {
             let (sender, receiver) = mpsc::channel(HANDED_MAX);
@@ -108,20 +127,22 @@ impl Shards {
                 .build()?;
             let (make, shard_live) = (make.clone(), Arc::clone(&live));
             let (leave, cut) = (tokens.0.clone(), tokens.1.clone());
-            let measured = Arc::clone(instruments);
+            let shard = Arc::new(passage::Shard {
+                live: shard_live,
+                instruments: Arc::clone(instruments),
+                terms,
+                places: Arc::clone(&places),
+            });
             let run = move || {
                 runtime.block_on(async move {
-                    let service = PublicService::new(make(), shard_live, measured, settings.body);
-                    serve_all(
-                        receiver,
-                        Serving {
-                            service,
-                            settings,
-                            leave,
-                            cut,
-                        },
-                    )
-                    .await;
+                    let serving = Serving {
+                        service: make(),
+                        shard,
+                        settings,
+                        leave,
+                        cut,
+                    };
+                    serve_all(receiver, serving).await;
                 });
             };
             let name = format!("shard-{number}");
@@ -135,6 +156,7 @@ impl Shards {
             shards,
             threads,
             open,
+            addresses: Arc::new(Addresses::new(settings.connections_per_address_max)),
             settings,
             instruments: Arc::clone(instruments),
         })
@@ -147,8 +169,9 @@ impl Shards {
         const PAUSE: Duration = Duration::from_millis(50);
         while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
             match accepted {
-                Ok((stream, _)) => {
-                    if let Err(error) = self.hand(stream, tls.clone()) {
+                Ok((stream, address)) => {
+                    let from = block(address.ip());
+                    if let Err(error) = self.hand(stream, from, tls.clone()) {
                         self.instruments.accept_errors.inc();
                         tracing::debug!(%error, "a connection was refused");
                     }
@@ -185,10 +208,17 @@ impl Shards {
         }
     }
 
-    fn hand(&self, stream: tokio::net::TcpStream, tls: Option<Tls>) -> std::io::Result<()> {
+    fn hand(
+        &self,
+        stream: tokio::net::TcpStream,
+        from: IpAddr,
+        tls: Option<Tls>,
+    ) -> std::io::Result<()> {
         if self.open.load(Ordering::Relaxed) >= self.settings.connections_max {
             return Err(std::io::Error::other("too many connections"));
         }
+        let seat = self.addresses.take(from);
+        let seat = seat.ok_or_else(|| std::io::Error::other("too many of one address"))?;
         stream.set_nodelay(true)?;
         let stream = stream.into_std()?;
         let idlest = self.shards.iter().min_by_key(|shard| shard.live.load());
@@ -198,17 +228,16 @@ impl Shards {
             .try_send(Accepted {
                 stream,
                 tls,
+                from,
                 _counted: shard.live.connection(&self.open),
+                _seat: seat,
             })
             .map_err(|_| std::io::Error::other("the shard takes no more"))
     }
 }
 
 /// Serves what is handed over, until nothing more is and all is done.
-async fn serve_all<S: super::counted::Inner>(
-    mut connections: mpsc::Receiver<Accepted>,
-    serving: Serving<S>,
-) {
+async fn serve_all<S: Inner>(mut connections: mpsc::Receiver<Accepted>, serving: Serving<S>) {
     let tasks = TaskTracker::new();
     while let Some(accepted) = connections.recv().await {
         drop(tasks.spawn(serve(accepted, serving.clone())));
@@ -217,40 +246,43 @@ async fn serve_all<S: super::counted::Inner>(
     tasks.wait().await;
 }
 
-async fn serve<S: super::counted::Inner>(accepted: Accepted, serving: Serving<S>) {
+async fn serve<S: Inner>(accepted: Accepted, serving: Serving<S>) {
     let limit = serving.settings.handshake;
+    let from = accepted.from;
     let Ok(stream) = tokio::net::TcpStream::from_std(accepted.stream) else {
         return;
     };
     match accepted.tls {
-        None => drive(stream, serving).await,
+        None => drive(stream, from, serving).await,
         Some(tls) => {
             if let Ok(Ok(stream)) = tokio::time::timeout(limit, tls.accept(stream)).await {
-                drive(stream, serving).await;
+                drive(stream, from, serving).await;
             }
         }
     }
 }
 
 /// Serves a connection to its end; one that says nothing would live for ever.
-async fn drive<S: super::counted::Inner>(
+async fn drive<S: Inner>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    from: IpAddr,
     serving: Serving<S>,
 ) {
     let read = Arc::new(AtomicUsize::new(0));
     let silent = silence(Arc::clone(&read), serving.settings.handshake);
     tokio::select! {
-        () = converse(Listened::new(stream, read), serving) => {}
+        () = converse(Listened::new(stream, read), from, serving) => {}
         () = silent => tracing::debug!("a silent connection is closed"),
     }
 }
 
-async fn converse<S: super::counted::Inner>(
+async fn converse<S: Inner>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    from: IpAddr,
     serving: Serving<S>,
 ) {
     let settings = serving.settings;
-    let service = TowerToHyperService::new(serving.service);
+    let service = TowerToHyperService::new(Passage::new(serving.service, serving.shard, from));
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(settings.streams_max)

@@ -1,51 +1,54 @@
-//! Measures requests: method, status, reason, and the time to the end of the answer.
+//! Measures requests: method, task, status, reason, and the time to the end of the answer.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use http::HeaderMap;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
+use crate::task::TaskId;
 use crate::telemetry::Instruments;
+use crate::telemetry::instruments::RequestEnd;
 
-/// Methods that get a label of their own; what else is asked for is `_other`, so that no
-/// client can make labels.
-const METHODS: [&str; 13] = [
-    "/taugate.v1.InferenceService/Generate",
-    "/taugate.v1.InferenceService/StreamGenerate",
-    "/taugate.v1.InferenceService/ListTasks",
-    "/taugate.v1.InferenceService/GetReceipt",
-    "/taugate.v1.CapacityService/GetGateway",
-    "/taugate.v1.CapacityService/Declare",
-    "/taugate.v1.CapacityService/Withdraw",
-    "/taugate.v1.CapacityService/SetAvailability",
-    "/taugate.v1.CapacityService/WatchCapacity",
-    "/grpc.health.v1.Health/Check",
-    "/grpc.health.v1.Health/Watch",
-    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-];
+/// The task of a request, once it was read; in a request's extensions.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Asked(Arc<OnceLock<TaskId>>);
 
 /// One request, measured when this is dropped: a client that leaves is measured too.
 #[derive(Debug)]
 pub(super) struct Measure {
     instruments: Arc<Instruments>,
     method: &'static str,
+    asked: Asked,
     since: Instant,
     code: Code,
     reason: String,
 }
 
+// === impl Asked ===
+
+impl Asked {
+    /// Says which task was asked for, if it is one of ours: no client may make labels.
+    pub(super) fn name(&self, task: Option<&TaskId>) {
+        self.0
+            .get_or_init(|| task.map_or_else(|| Arc::from("_other"), Arc::clone));
+    }
+}
+
 // === impl Measure ===
 
 impl Measure {
-    /// A request of this path begins.
-    pub(super) fn begin(instruments: &Arc<Instruments>, path: &str) -> Self {
-        let known = METHODS.into_iter().find(|known| *known == path);
+    /// A request of that method begins.
+    pub(super) fn begin(
+        instruments: &Arc<Instruments>,
+        method: &'static str,
+        asked: Asked,
+    ) -> Self {
         instruments.inflight_streams.inc();
         Self {
             instruments: Arc::clone(instruments),
-            method: known.map_or("_other", |known| known.trim_start_matches('/')),
+            method,
+            asked,
             since: Instant::now(),
             // Until its end is seen: the client left.
             code: Code::Cancelled,
@@ -70,8 +73,14 @@ impl Drop for Measure {
     fn drop(&mut self) {
         self.instruments.inflight_streams.dec();
         let took = self.since.elapsed();
-        self.instruments
-            .request(self.method, word(self.code), &self.reason, took);
+        let task = self.asked.0.get().map_or("", AsRef::as_ref);
+        let ended = RequestEnd {
+            method: self.method,
+            task,
+            code: word(self.code),
+            reason: &self.reason,
+        };
+        self.instruments.request(ended, took);
     }
 }
 

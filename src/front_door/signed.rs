@@ -14,7 +14,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
-use super::counted::Inner;
+use super::answer::Inner;
 use super::status::Refusal;
 use crate::identity::call::{CallError, CallVerifier};
 use crate::identity::hotkey::Hotkey;

@@ -2,6 +2,9 @@
 //!
 //! Why no capacity is RESOURCE_EXHAUSTED: all gateways share the books, so that another one
 //! rarely helps, and load balancers would eject a gateway that answers UNAVAILABLE.
+//!
+//! What the gRPC library and its health and reflection services refuse by themselves has no
+//! reason; [`Refusal::of_foreign`] gives it one.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -32,15 +35,49 @@ pub enum Scarce {
     Spent,
 }
 
+/// What there may only be so much of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Excess {
+    /// Declarations of one hotkey.
+    Declarations,
+    /// Changes of availability of one hotkey.
+    Changes,
+    /// Streams that watch, over all clients.
+    Watches,
+    /// Conversations with reflection, over all clients.
+    Reflections,
+    /// Keys that do not hold, from one address.
+    WrongKeys,
+}
+
+/// What was delivered of an answer that broke off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivered {
+    /// The call.
+    pub id: RequestId,
+    /// Deltas that left for the client.
+    pub chunks: u64,
+}
+
 /// Every refusal that a client can get.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// Fields are wrong; all that were found.
     Invalid(Vec<FieldFault>),
-    /// No such task, or none that this client may ask for.
-    UnknownTask,
-    /// No such receipt of this client.
-    UnknownReceipt,
+    /// The request is larger than what is taken.
+    MessageTooLarge,
+    /// No such task, or none that this client may ask for: what it asked for.
+    UnknownTask(String),
+    /// No such receipt of this client: what it asked for.
+    UnknownReceipt(String),
+    /// Health knows no such service.
+    UnknownService,
+    /// Reflection knows no such symbol or file.
+    UnknownSymbol,
+    /// There is no such method.
+    UnknownMethod,
+    /// Messages in a compression that is not spoken.
+    UnknownEncoding,
     /// No or wrong credentials; one text for all causes.
     Unauthenticated,
     /// Known, but not allowed.
@@ -62,25 +99,27 @@ pub enum Refusal {
     /// Every attempt failed before the first delta.
     AttemptsExhausted,
     /// The miner stalled in mid-answer.
-    MinerStalled(RequestId),
+    MinerStalled(Delivered),
     /// The miner was lost in mid-answer.
-    MinerLost(RequestId),
+    MinerLost(Delivered),
     /// The miner broke the protocol in mid-answer.
-    MinerProtocol(RequestId),
+    MinerProtocol(Delivered),
     /// The client's time was up, while this was done.
     Deadline(&'static str),
     /// The client took nothing for too long.
     SlowConsumer,
     /// Too much of something that everyone may do a little of.
-    RateLimited(Duration),
+    RateLimited(Excess, Duration),
     /// A declaration is older than one that is known.
     Stale,
     /// A newer stream of the same hotkey took over.
     SessionSuperseded,
     /// Not served yet.
     Unimplemented(&'static str),
-    /// A bug.
-    Internal,
+    /// The client broke its own request off; nobody reads this.
+    Cancelled,
+    /// A bug, in this call if it got so far as to be one.
+    Internal(Option<RequestId>),
 }
 
 /// When to try again.
@@ -93,18 +132,73 @@ enum Retry {
     After(Duration),
 }
 
+/// When what is short-lived may have passed.
+const SOON: Duration = Duration::from_secs(1);
+
+/// The longest text of a client's that a detail repeats, bytes.
+const REPEATED_MAX: usize = 128;
+
+// === impl Excess ===
+
+impl Excess {
+    /// Whom it counts for, and what it is.
+    const fn violation(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Declarations => ("hotkey", "declarations"),
+            Self::Changes => ("hotkey", "changes of availability"),
+            Self::Watches => ("gateway", "streams that watch"),
+            Self::Reflections => ("gateway", "reflection streams"),
+            Self::WrongKeys => ("address", "credentials that do not hold"),
+        }
+    }
+}
+
 // === impl Refusal ===
 
 impl Refusal {
+    /// What a status means that none of our rooms made. Its text goes no further: it may
+    /// repeat the client's.
+    #[must_use]
+    pub(super) fn of_foreign(code: Code, path: &str) -> Self {
+        match code {
+            // The library's word for a message above the limit.
+            Code::OutOfRange | Code::ResourceExhausted => Self::MessageTooLarge,
+            // Its word for what it cannot decode: handlers of ours say `Internal` themselves.
+            Code::Internal | Code::InvalidArgument | Code::DataLoss => {
+                Self::Invalid(vec![FieldFault {
+                    field: "message".to_owned(),
+                    fault: "must be one whole message of the method's type".to_owned(),
+                }])
+            }
+            Code::Unimplemented => Self::UnknownMethod,
+            Code::NotFound if path.starts_with("/grpc.health.") => Self::UnknownService,
+            Code::NotFound if path.starts_with("/grpc.reflection.") => Self::UnknownSymbol,
+            Code::Cancelled | Code::Unavailable => Self::Cancelled,
+            Code::DeadlineExceeded => Self::Deadline("request"),
+            Code::Ok
+            | Code::Unknown
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::PermissionDenied
+            | Code::FailedPrecondition
+            | Code::Aborted
+            | Code::Unauthenticated => Self::Internal(None),
+        }
+    }
+
     const fn code(&self) -> Code {
         match self {
             Self::Invalid(_) | Self::Stale => Code::InvalidArgument,
-            Self::UnknownTask | Self::UnknownReceipt => Code::NotFound,
+            Self::UnknownTask(_)
+            | Self::UnknownReceipt(_)
+            | Self::UnknownService
+            | Self::UnknownSymbol => Code::NotFound,
             Self::Unauthenticated => Code::Unauthenticated,
             Self::Forbidden | Self::NotRegistered => Code::PermissionDenied,
             Self::NoCapacity(..)
             | Self::TaskCeiling(_)
-            | Self::RateLimited(_)
+            | Self::RateLimited(..)
+            | Self::MessageTooLarge
             | Self::SlowConsumer => Code::ResourceExhausted,
             Self::NoMiner
             | Self::Draining
@@ -116,16 +210,24 @@ impl Refusal {
             | Self::MinerProtocol(_) => Code::Unavailable,
             Self::Deadline(_) => Code::DeadlineExceeded,
             Self::SessionSuperseded => Code::Aborted,
-            Self::Unimplemented(_) => Code::Unimplemented,
-            Self::Internal => Code::Internal,
+            Self::Unimplemented(_) | Self::UnknownMethod | Self::UnknownEncoding => {
+                Code::Unimplemented
+            }
+            Self::Cancelled => Code::Cancelled,
+            Self::Internal(_) => Code::Internal,
         }
     }
 
     const fn reason(&self) -> &'static str {
         match self {
             Self::Invalid(_) => "INVALID_FIELD",
-            Self::UnknownTask => "TASK_NOT_FOUND",
-            Self::UnknownReceipt => "RECEIPT_NOT_FOUND",
+            Self::MessageTooLarge => "MESSAGE_TOO_LARGE",
+            Self::UnknownTask(_) => "TASK_NOT_FOUND",
+            Self::UnknownReceipt(_) => "RECEIPT_NOT_FOUND",
+            Self::UnknownService => "SERVICE_NOT_FOUND",
+            Self::UnknownSymbol => "SYMBOL_NOT_FOUND",
+            Self::UnknownMethod => "METHOD_NOT_FOUND",
+            Self::UnknownEncoding => "ENCODING_NOT_FOUND",
             Self::Unauthenticated => "UNAUTHENTICATED",
             Self::Forbidden => "FORBIDDEN",
             Self::NotRegistered => "NOT_REGISTERED",
@@ -141,19 +243,25 @@ impl Refusal {
             Self::MinerProtocol(_) => "MINER_PROTOCOL",
             Self::Deadline(_) => "DEADLINE",
             Self::SlowConsumer => "SLOW_CONSUMER",
-            Self::RateLimited(_) => "RATE_LIMITED",
+            Self::RateLimited(..) => "RATE_LIMITED",
             Self::Stale => "STALE",
             Self::SessionSuperseded => "SESSION_SUPERSEDED",
             Self::Unimplemented(_) => "UNIMPLEMENTED",
-            Self::Internal => "INTERNAL",
+            Self::Cancelled => "CANCELLED",
+            Self::Internal(_) => "INTERNAL",
         }
     }
 
     fn message(&self) -> String {
         let text = match self {
             Self::Invalid(_) => "fields are wrong; see the details",
-            Self::UnknownTask => "no such task; ListTasks names the tasks",
-            Self::UnknownReceipt => "no such receipt",
+            Self::MessageTooLarge => "the message is too large",
+            Self::UnknownTask(_) => "no such task; ListTasks names the tasks",
+            Self::UnknownReceipt(_) => "no such receipt",
+            Self::UnknownService => "no such service; \"\" is the whole gateway",
+            Self::UnknownSymbol => "no such symbol or file",
+            Self::UnknownMethod => "no such method; reflection names the methods",
+            Self::UnknownEncoding => "no such compression; send identity",
             Self::Unauthenticated => "credentials are missing or wrong",
             Self::Forbidden => "not allowed",
             Self::NotRegistered => "the hotkey is not registered",
@@ -170,27 +278,32 @@ impl Refusal {
             Self::MinerProtocol(_) => "the miner broke the protocol in mid-answer",
             Self::Deadline(_) => "the deadline passed",
             Self::SlowConsumer => "the client reads too slowly",
-            Self::RateLimited(_) => "too many of these; wait",
+            Self::RateLimited(..) => "too many of these; wait",
             Self::Stale => "a newer declaration is known",
             Self::SessionSuperseded => "a newer stream took over",
             Self::Unimplemented(what) => return format!("{what} are not served yet"),
-            Self::Internal => "unexpected error",
+            Self::Cancelled => "the request broke off",
+            Self::Internal(_) => "unexpected error",
         };
         text.to_owned()
     }
 
     const fn retry(&self) -> Retry {
-        const SOON: Duration = Duration::from_secs(1);
         match self {
-            Self::NoCapacity(_, after) | Self::TaskCeiling(after) | Self::RateLimited(after) => {
+            Self::NoCapacity(_, after) | Self::TaskCeiling(after) | Self::RateLimited(_, after) => {
                 Retry::After(*after)
             }
             Self::NoMiner | Self::Overloaded | Self::EngineUnavailable => Retry::After(SOON),
             Self::Draining => Retry::After(Duration::ZERO),
-            Self::Deadline(_) => Retry::Unsaid,
+            Self::Deadline(_) | Self::Cancelled => Retry::Unsaid,
             Self::Invalid(_)
-            | Self::UnknownTask
-            | Self::UnknownReceipt
+            | Self::MessageTooLarge
+            | Self::UnknownTask(_)
+            | Self::UnknownReceipt(_)
+            | Self::UnknownService
+            | Self::UnknownSymbol
+            | Self::UnknownMethod
+            | Self::UnknownEncoding
             | Self::Unauthenticated
             | Self::Forbidden
             | Self::NotRegistered
@@ -202,12 +315,14 @@ impl Refusal {
             | Self::Stale
             | Self::SessionSuperseded
             | Self::Unimplemented(_)
-            | Self::Internal => Retry::Never,
+            | Self::Internal(_) => Retry::Never,
         }
     }
 
-    fn details(&self) -> ErrorDetails {
+    /// The standard details; `retry` is when to try again.
+    fn details(&self, retry: &Retry) -> ErrorDetails {
         let mut metadata = HashMap::new();
+        let mut tell = |key: &str, value: &str| metadata.insert(key.to_owned(), value.to_owned());
         let mut details = ErrorDetails::new();
         match self {
             Self::Invalid(faults) => {
@@ -216,21 +331,31 @@ impl Refusal {
                     .map(|fault| FieldViolation::new(&fault.field, &fault.fault));
                 details.set_bad_request(violations.collect::<Vec<_>>());
             }
-            Self::NoCapacity(scarce, _) => {
-                let cause = match scarce {
-                    Scarce::Busy => "busy",
-                    Scarce::Spent => "spent",
-                };
-                metadata.insert("cause".to_owned(), cause.to_owned());
+            Self::UnknownTask(name) => {
+                details.set_resource_info("task", repeated(name), "", "");
             }
-            Self::MinerStalled(id) | Self::MinerLost(id) | Self::MinerProtocol(id) => {
+            Self::UnknownReceipt(name) => {
+                details.set_resource_info("receipt", repeated(name), "", "");
+            }
+            Self::RateLimited(excess, _) => {
+                let (subject, description) = excess.violation();
+                details.add_quota_failure_violation(subject, description);
+            }
+            Self::NoCapacity(Scarce::Busy, _) => drop(tell("cause", "busy")),
+            Self::NoCapacity(Scarce::Spent, _) => drop(tell("cause", "spent")),
+            Self::MinerStalled(part) | Self::MinerLost(part) | Self::MinerProtocol(part) => {
+                tell("chunks_delivered", &part.chunks.to_string());
+                details.set_request_info(part.id.to_string(), "");
+            }
+            Self::Internal(Some(id)) => {
                 details.set_request_info(id.to_string(), "");
             }
-            Self::Deadline(phase) => {
-                metadata.insert("phase".to_owned(), (*phase).to_owned());
-            }
-            Self::UnknownTask
-            | Self::UnknownReceipt
+            Self::Deadline(phase) => drop(tell("phase", phase)),
+            Self::MessageTooLarge
+            | Self::UnknownService
+            | Self::UnknownSymbol
+            | Self::UnknownMethod
+            | Self::UnknownEncoding
             | Self::Unauthenticated
             | Self::Forbidden
             | Self::NotRegistered
@@ -240,39 +365,69 @@ impl Refusal {
             | Self::Overloaded
             | Self::EngineUnavailable
             | Self::AttemptsExhausted
-            | Self::RateLimited(_)
             | Self::SlowConsumer
             | Self::Stale
             | Self::SessionSuperseded
             | Self::Unimplemented(_)
-            | Self::Internal => {}
+            | Self::Cancelled
+            | Self::Internal(None) => {}
         }
         details.set_error_info(self.reason(), DOMAIN, metadata);
-        if let Retry::After(after) = self.retry() {
-            details.set_retry_info(Some(after));
+        if let Retry::After(after) = retry {
+            details.set_retry_info(Some(*after));
+        }
+        if *self == Self::AttemptsExhausted {
+            // The gateway has retried: no client library shall, a person may.
+            details.set_retry_info(Some(SOON));
         }
         details
     }
-}
 
-impl From<Refusal> for Status {
-    fn from(refusal: Refusal) -> Self {
-        let details = refusal.details();
-        let mut metadata = MetadataMap::new();
-        let pushback = match refusal.retry() {
+    /// The status. `draw`, from 0 to 1, says where in the spread of the time to retry.
+    fn status(&self, draw: f64) -> Status {
+        let retry = self.retry().spread(draw);
+        let pushback = match retry {
             Retry::Unsaid => None,
             Retry::Never => Some(-1),
             Retry::After(after) => Some(i64::try_from(after.as_millis()).unwrap_or(i64::MAX)),
         };
+        let mut metadata = MetadataMap::new();
         if let Some(pushback) = pushback {
             metadata.insert("grpc-retry-pushback-ms", MetadataValue::from(pushback));
         }
-        metadata.insert(
-            "taugate-reason",
-            MetadataValue::from_static(refusal.reason()),
-        );
-        let (code, message) = (refusal.code(), refusal.message());
-        Self::with_error_details_and_metadata(code, message, details, metadata)
+        let reason = MetadataValue::from_static(self.reason());
+        metadata.insert("taugate-reason", reason);
+        let (code, message) = (self.code(), self.message());
+        let details = self.details(&retry);
+        Status::with_error_details_and_metadata(code, message, details, metadata)
+    }
+}
+
+// === impl Retry ===
+
+impl Retry {
+    /// Later by up to a half, at most by some seconds: those who were refused together must
+    /// not come back together.
+    fn spread(self, draw: f64) -> Self {
+        const SPREAD_MAX: Duration = Duration::from_secs(5);
+        match self {
+            Self::After(after) => {
+                let spread = (after / 2).min(SPREAD_MAX).mul_f64(draw.clamp(0.0, 1.0));
+                Self::After(after.saturating_add(spread))
+            }
+            Self::Unsaid | Self::Never => self,
+        }
+    }
+}
+
+/// A client's own words, cut: a status must stay small.
+fn repeated(text: &str) -> &str {
+    &text[..text.floor_char_boundary(REPEATED_MAX)]
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        refusal.status(rand::random())
     }
 }
 
@@ -283,6 +438,7 @@ mod tests {
     #[test]
     fn every_refusal_has_its_code_reason_and_time_to_retry() {
         let id = "tg-e10-1-2".parse().unwrap();
+        let part = Delivered { id, chunks: 3 };
         let fault = FieldFault {
             field: "task".into(),
             fault: "is missing".into(),
@@ -290,8 +446,13 @@ mod tests {
         let after = Duration::from_millis(700);
         let table: Vec<String> = [
             Refusal::Invalid(vec![fault]),
-            Refusal::UnknownTask,
-            Refusal::UnknownReceipt,
+            Refusal::MessageTooLarge,
+            Refusal::UnknownTask("../é".repeat(100)),
+            Refusal::UnknownReceipt("tg-e10-1-2".into()),
+            Refusal::UnknownService,
+            Refusal::UnknownSymbol,
+            Refusal::UnknownMethod,
+            Refusal::UnknownEncoding,
             Refusal::Unauthenticated,
             Refusal::Forbidden,
             Refusal::NotRegistered,
@@ -303,31 +464,94 @@ mod tests {
             Refusal::Overloaded,
             Refusal::EngineUnavailable,
             Refusal::AttemptsExhausted,
-            Refusal::MinerStalled(id),
-            Refusal::MinerLost(id),
-            Refusal::MinerProtocol(id),
+            Refusal::MinerStalled(part),
+            Refusal::MinerLost(part),
+            Refusal::MinerProtocol(part),
             Refusal::Deadline("prefill"),
             Refusal::SlowConsumer,
-            Refusal::RateLimited(after),
+            Refusal::RateLimited(Excess::Declarations, after),
+            Refusal::RateLimited(Excess::Changes, after),
+            Refusal::RateLimited(Excess::Watches, after),
+            Refusal::RateLimited(Excess::Reflections, after),
+            Refusal::RateLimited(Excess::WrongKeys, after),
             Refusal::Stale,
             Refusal::SessionSuperseded,
             Refusal::Unimplemented("tasks of this kind"),
-            Refusal::Internal,
+            Refusal::Cancelled,
+            Refusal::Internal(None),
+            Refusal::Internal(Some(id)),
         ]
         .into_iter()
         .map(|refusal| {
-            let status = Status::from(refusal);
+            let status = refusal.status(0.0);
             let pushback = status.metadata().get("grpc-retry-pushback-ms");
             let pushback = pushback.map_or("-", |value| value.to_str().unwrap());
             let reason = status.get_details_error_info().unwrap().reason;
             assert!(status.details().len() <= 4096 && status.message().len() <= 256);
             format!(
-                "{:?} {reason} {pushback}: {}",
+                "{:?} {reason} {pushback}{}: {}",
                 status.code(),
+                detailed(&status.get_error_details()),
                 status.message()
             )
         })
         .collect();
         insta::assert_snapshot!(table.join("\n"));
+    }
+
+    /// Which details there are, and what stands in them.
+    fn detailed(details: &ErrorDetails) -> String {
+        let mut text = String::new();
+        let mut add = |part: String| text.push_str(&format!(" {part}"));
+        if let Some(info) = details.error_info() {
+            let mut metadata: Vec<_> = info.metadata.iter().collect();
+            metadata.sort();
+            for (key, value) in metadata {
+                add(format!("{key}={value}"));
+            }
+        }
+        if let Some(bad) = details.bad_request() {
+            add(format!("fields={}", bad.field_violations.len()));
+        }
+        if let Some(resource) = details.resource_info() {
+            let (kind, length) = (&resource.resource_type, resource.resource_name.len());
+            add(format!("{kind}={length} bytes"));
+        }
+        if let Some(excess) = details.quota_failure() {
+            let violation = &excess.violations[0];
+            add(format!("{}: {}", violation.subject, violation.description));
+        }
+        if let Some(request) = details.request_info() {
+            add(format!("request={}", request.request_id));
+        }
+        if let Some(retry) = details.retry_info() {
+            add(format!("retry={:?}", retry.retry_delay));
+        }
+        text
+    }
+
+    #[test]
+    fn times_to_retry_are_spread_and_say_the_same_twice() {
+        let busy = Refusal::NoCapacity(Scarce::Busy, Duration::from_secs(1));
+        let spent = Refusal::NoCapacity(Scarce::Spent, Duration::from_secs(3000));
+        let said = |refusal: &Refusal, draw| {
+            let status = refusal.status(draw);
+            let delay = status.get_details_retry_info().unwrap().retry_delay;
+            let pushback = status.metadata().get("grpc-retry-pushback-ms").unwrap();
+            let ms = u64::try_from(delay.unwrap().as_millis()).unwrap();
+            assert_eq!(pushback.to_str().unwrap(), ms.to_string());
+            ms
+        };
+        assert_eq!((said(&busy, 0.0), said(&busy, 0.5)), (1_000, 1_250));
+        assert_eq!(
+            (said(&spent, 0.0), said(&spent, 1.0)),
+            (3_000_000, 3_005_000)
+        );
+        assert_eq!(said(&Refusal::Draining, 1.0), 0);
+        let drawn: std::collections::BTreeSet<_> = (0..50)
+            .map(|_| Status::from(busy.clone()))
+            .map(|status| status.get_details_retry_info().unwrap().retry_delay)
+            .collect();
+        assert!(drawn.len() > 10, "{drawn:?}");
     }
 }

@@ -48,6 +48,9 @@ use crate::telemetry::Instruments;
 /// What health speaks of: the whole, and each public service.
 pub(super) const SERVICES: [&str; 2] = ["", "taugate.v1.InferenceService"];
 
+/// The longest that a question which is no inference may take: the store's own limit and some.
+const HELPER: Duration = Duration::from_secs(10);
+
 /// A gateway without its doors.
 #[derive(Debug)]
 pub struct Parts {
@@ -284,10 +287,12 @@ fn shards(config: &Config) -> usize {
 fn door_settings(config: &Config) -> DoorSettings {
     DoorSettings {
         connections_max: config.limits.connections_max,
+        connections_per_address_max: config.limits.connections_per_address_max,
         streams_max: config.limits.streams_per_connection_max,
         handshake: config.limits.handshake,
         // A body of the largest size, on a slow line.
         body: config.limits.handshake * 2,
+        helper: HELPER,
         header_bytes_max: config.limits.header_bytes_max,
         age: config.limits.connection_age,
         keepalive: config.limits.keepalive,

@@ -67,9 +67,8 @@ impl<K: Eq + Hash> Pace<K> {
         } else {
             &mut state.crowd_ms
         };
-        let after = (*paid_ms).max(now_ms).saturating_add(self.each_ms);
-        let credit_ms = self.each_ms.saturating_mul(self.burst);
-        let late_ms = after.saturating_sub(now_ms.saturating_add(credit_ms));
+        let after = self.after(*paid_ms, now_ms);
+        let late_ms = self.late_ms(after, now_ms);
         if late_ms == 0 {
             *paid_ms = after;
             drop(state);
@@ -78,6 +77,24 @@ impl<K: Eq + Hash> Pace<K> {
             drop(state);
             Err(Duration::from_millis(late_ms))
         }
+    }
+
+    /// How long one whom the map holds would have to wait for a step at `now_ms`.
+    #[must_use]
+    pub fn owes(&self, who: &K, now_ms: u64) -> Option<Duration> {
+        let paid_ms = *self.state.lock().paid_ms.get(who)?;
+        let late_ms = self.late_ms(self.after(paid_ms, now_ms), now_ms);
+        (late_ms > 0).then(|| Duration::from_millis(late_ms))
+    }
+
+    /// When all is paid off once one more step is taken.
+    fn after(&self, paid_ms: u64, now_ms: u64) -> u64 {
+        paid_ms.max(now_ms).saturating_add(self.each_ms)
+    }
+
+    fn late_ms(&self, after_ms: u64, now_ms: u64) -> u64 {
+        let credit_ms = self.each_ms.saturating_mul(self.burst);
+        after_ms.saturating_sub(now_ms.saturating_add(credit_ms))
     }
 
     /// Of how many something is kept.
@@ -109,6 +126,9 @@ mod tests {
             assert_eq!(pace.step(1, now_ms), Ok(()));
         }
         assert_eq!(pace.step(1, now_ms), Err(Duration::from_secs(1)));
+        assert_eq!(pace.owes(&1, now_ms), Some(Duration::from_secs(1)));
+        assert_eq!(pace.owes(&1, now_ms + 1_000), None);
+        assert_eq!(pace.owes(&2, now_ms), None, "it never did anything");
         assert_eq!(pace.step(1, now_ms + 999), Err(Duration::from_millis(1)));
         assert_eq!(pace.step(1, now_ms + 1_000), Ok(()));
         assert!(pace.step(1, now_ms + 1_000).is_err());

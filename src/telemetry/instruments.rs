@@ -47,6 +47,7 @@ pub struct Instruments {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct RequestLabels {
     method: String,
+    task: String,
     code: &'static str,
     reason: String,
 }
@@ -88,6 +89,19 @@ pub struct CellLabels {
     pub task: String,
     /// declared, allotted, granted, reserved, posted or free.
     pub state: &'static str,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestEnd<'a> {
+    /// One of our methods, or `_other`.
+    pub method: &'a str,
+    /// One of our tasks, or `_other`; empty where a method has none.
+    pub task: &'a str,
+    /// Its status.
+    pub code: &'static str,
+    /// One of the catalogue's reasons; empty for an answer.
+    pub reason: &'a str,
 }
 
 // === impl Instruments ===
@@ -187,16 +201,17 @@ impl Instruments {
         registry.register("draining", "1 while draining", self.draining.clone());
     }
 
-    /// A request ended. The method is one of ours, the reason one of the catalogue's.
-    pub fn request(&self, method: &str, code: &'static str, reason: &str, took: Duration) {
+    /// A request ended.
+    pub fn request(&self, end: RequestEnd<'_>, took: Duration) {
         let labels = RequestLabels {
-            method: method.to_owned(),
-            code,
-            reason: reason.to_owned(),
+            method: end.method.to_owned(),
+            task: end.task.to_owned(),
+            code: end.code,
+            reason: end.reason.to_owned(),
         };
         self.requests.get_or_create(&labels).inc();
         let labels = MethodLabels {
-            method: method.to_owned(),
+            method: end.method.to_owned(),
         };
         self.request_seconds
             .get_or_create(&labels)

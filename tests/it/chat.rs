@@ -259,8 +259,10 @@ async fn each_request_is_measured_with_its_method_code_and_reason() {
     let text = instruments.text();
     let method = r#"method="taugate.v1.InferenceService/StreamGenerate""#;
     for line in [
-        format!(r#"taugate_requests_total{{{method},code="OK",reason=""}} 1"#),
-        format!(r#"taugate_requests_total{{{method},code="NOT_FOUND",reason="TASK_NOT_FOUND"}} 1"#),
+        format!(r#"taugate_requests_total{{{method},task="tiny",code="OK",reason=""}} 1"#),
+        format!(
+            r#"taugate_requests_total{{{method},task="_other",code="NOT_FOUND",reason="TASK_NOT_FOUND"}} 1"#
+        ),
         format!("taugate_request_duration_seconds_count{{{method}}} 2"),
     ] {
         assert!(text.contains(&line), "{line}\n{text}");

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use taugate::identity::key_ring::{KeyGrant, NewKey};
 use taugate::proto::v1;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::miner::{Act, FakeMiner};
+use crate::support::wire::{Endless, get, request, send};
 use crate::support::{Heard, TestGateway, chat};
 
 #[tokio::test]
@@ -180,50 +179,4 @@ async fn keys_that_are_missing_or_wrong_are_refused_alike() {
         let answer = send(public, request.body(empty).expect("a request")).await;
         assert_eq!(answer.headers()["taugate-reason"], "UNAUTHENTICATED");
     }
-}
-
-/// A gRPC call that is not sent yet.
-fn request(address: std::net::SocketAddr, path: &str) -> http::request::Builder {
-    http::Request::post(format!("http://{address}{path}"))
-        .header("content-type", "application/grpc")
-        .header("te", "trailers")
-}
-
-/// The head of the answer to a request on a connection of its own.
-async fn send(
-    address: std::net::SocketAddr,
-    request: http::Request<tonic::body::Body>,
-) -> http::Response<hyper::body::Incoming> {
-    let stream = tokio::net::TcpStream::connect(address).await.expect("open");
-    let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
-    let (mut sender, driver) = handshake.await.expect("HTTP/2");
-    tokio::task::spawn(driver);
-    sender.send_request(request).await.expect("an answer")
-}
-
-/// A body that never comes.
-#[derive(Debug)]
-struct Endless;
-
-impl http_body::Body for Endless {
-    type Data = bytes::Bytes;
-    type Error = tonic::Status;
-
-    fn poll_frame(
-        self: std::pin::Pin<&mut Self>,
-        _: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, tonic::Status>>> {
-        std::task::Poll::Pending
-    }
-}
-
-/// The code of an answer of the admin listener.
-async fn get(address: std::net::SocketAddr, path: &str) -> u16 {
-    let mut stream = tokio::net::TcpStream::connect(address).await.expect("open");
-    let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.expect("sent");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.expect("answered");
-    let code = answer.split(' ').nth(1).expect("a status line");
-    code.parse().expect("a code")
 }

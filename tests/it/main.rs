@@ -7,4 +7,5 @@ mod chat;
 mod defects;
 mod door;
 mod keys;
+mod refusals;
 mod support;

@@ -2,6 +2,7 @@
 
 pub(crate) mod miner;
 pub(crate) mod process;
+pub(crate) mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;

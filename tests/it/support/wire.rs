@@ -1,0 +1,103 @@
+//! gRPC by hand: what no well-behaved client library sends.
+
+use std::net::SocketAddr;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tonic::Status;
+use tonic::body::Body;
+use tonic_types::StatusExt as _;
+
+/// A gRPC call that is not sent yet.
+pub(crate) fn request(address: SocketAddr, path: &str) -> http::request::Builder {
+    http::Request::post(format!("http://{address}{path}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+}
+
+/// A message in its frame.
+pub(crate) fn framed(message: &impl prost::Message) -> Body {
+    frame(0, None, &message.encode_to_vec())
+}
+
+/// Bytes behind a frame's head, which claims that flag and length.
+pub(crate) fn frame(flag: u8, length: Option<u32>, bytes: &[u8]) -> Body {
+    let mut framed = BytesMut::new();
+    framed.put_u8(flag);
+    framed.put_u32(length.unwrap_or_else(|| u32::try_from(bytes.len()).expect("short")));
+    framed.put_slice(bytes);
+    Body::new(Full::new(framed.freeze()))
+}
+
+/// A connection of its own.
+pub(crate) async fn connect(address: SocketAddr) -> http2::SendRequest<Body> {
+    let stream = tokio::net::TcpStream::connect(address).await.expect("open");
+    let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+    let (sender, driver) = handshake.await.expect("HTTP/2");
+    tokio::task::spawn(driver);
+    sender
+}
+
+/// The head of the answer to a request on a connection of its own.
+pub(crate) async fn send(
+    address: SocketAddr,
+    request: http::Request<Body>,
+) -> http::Response<hyper::body::Incoming> {
+    let mut sender = connect(address).await;
+    sender.send_request(request).await.expect("an answer")
+}
+
+/// The status of an answer, wherever it stands.
+pub(crate) async fn status(response: http::Response<hyper::body::Incoming>) -> Status {
+    if let Some(status) = Status::from_header_map(response.headers()) {
+        return status;
+    }
+    let body = response.into_body().collect().await.expect("a whole body");
+    let trailers = body.trailers().expect("trailers");
+    Status::from_header_map(trailers).expect("a status")
+}
+
+/// The reason of a refusal, which stands in its details and in its metadata alike.
+pub(crate) fn reason(status: &Status) -> String {
+    let info = status.get_details_error_info().expect("details");
+    assert_eq!(info.domain, "taugate");
+    let said = status.metadata().get("taugate-reason").expect("a reason");
+    assert_eq!(said.to_str().expect("text"), info.reason);
+    info.reason
+}
+
+/// A body that never comes.
+#[derive(Debug)]
+pub(crate) struct Endless;
+
+impl http_body::Body for Endless {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
+        std::task::Poll::Pending
+    }
+}
+
+/// The code of an answer of the admin listener.
+pub(crate) async fn get(address: SocketAddr, path: &str) -> u16 {
+    let answer = fetch(address, path).await;
+    let code = answer.split(' ').nth(1).expect("a status line");
+    code.parse().expect("a code")
+}
+
+/// An answer of the admin listener, head and body.
+pub(crate) async fn fetch(address: SocketAddr, path: &str) -> String {
+    let mut stream = tokio::net::TcpStream::connect(address).await.expect("open");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("answered");
+    answer
+}
