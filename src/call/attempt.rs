@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tower::retry::budget::Budget as _;
 
 use super::outlet::{Event, Outlet};
-use super::payload::is_empty;
+use super::payload::{is_empty, text_only};
 use super::record::Attempt;
 use super::settle::{Ending, Guard};
 use super::{Admitted, CallError, Calls, Stage};
@@ -280,7 +280,8 @@ impl Run {
         let calls = Arc::clone(&self.guard.calls);
         let (limit, blame) = self.first_limit();
         let until = Instant::now() + limit;
-        let reaching = reach(&self.pool, offer, self.to_miner(), self.rest());
+        let choices = self.admitted.choices;
+        let reaching = reach(&self.pool, offer, self.to_miner(), choices, self.rest());
         tokio::pin!(reaching);
         let mut progress = tokio::time::interval_at(
             Instant::now() + calls.settings.progress_every,
@@ -357,6 +358,7 @@ async fn reach(
     pool: &Pool,
     offer: &Offer,
     request: v1::MinerGenerateRequest,
+    choices: u32,
     rest: Duration,
 ) -> Result<(MinerStream, v1::Delta), DispatchError> {
     // A miner that sends nothing but nothing is not waited for long.
@@ -366,8 +368,12 @@ async fn reach(
     let mut stream = MinerStream::dispatch(pool, &offer.miner, request, told).await?;
     for _ in 0..EMPTY_MAX {
         match stream.next().await? {
-            MinerEvent::Delta(delta) if is_empty(&delta) => {}
-            MinerEvent::Delta(delta) => return Ok((stream, delta)),
+            // Refused here, another miner can still answer.
+            MinerEvent::Delta(delta) => match text_only(delta, choices) {
+                Some(delta) if is_empty(&delta) => {}
+                Some(delta) => return Ok((stream, delta)),
+                None => break,
+            },
             // An empty answer is a failure.
             MinerEvent::Completed(_) => break,
         }

@@ -30,11 +30,11 @@ pub fn is_empty(delta: &v1::Delta) -> bool {
 }
 
 /// A text delta with the fields that are known and nothing else; `None` where a chat's
-/// answer holds what is no text.
+/// answer holds what is no text, or belongs to none of its choices.
 #[must_use]
-pub fn text_only(delta: v1::Delta) -> Option<v1::Delta> {
+pub fn text_only(delta: v1::Delta, choices: u32) -> Option<v1::Delta> {
     let text = delta.image.is_none() && delta.embeddings.is_empty();
-    text.then_some(delta)
+    (text && delta.choice < choices).then_some(delta)
 }
 
 /// Cuts a delta behind so many code points; log probabilities go, because they would speak

@@ -159,8 +159,7 @@ impl Relay {
 
     /// Hands a delta on, within what is held.
     async fn pass(&mut self, guard: &mut Guard, delta: v1::Delta) -> Result<(), RelayEnd> {
-        let delta = text_only(delta).filter(|delta| delta.choice < self.choices);
-        let Some(mut delta) = delta else {
+        let Some(mut delta) = text_only(delta, self.choices) else {
             return Err(broken(MinerFault::Protocol));
         };
         self.digests.add(&delta);

@@ -6,6 +6,7 @@ mod capacity;
 mod chat;
 mod defects;
 mod door;
+mod garbage;
 mod keys;
 mod refusals;
 mod support;

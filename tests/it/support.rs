@@ -2,6 +2,7 @@
 
 pub(crate) mod miner;
 pub(crate) mod process;
+pub(crate) mod raw;
 pub(crate) mod wire;
 
 use std::sync::Arc;
@@ -75,6 +76,18 @@ impl TestGateway {
         units: u64,
         concurrency: u32,
     ) {
+        self.declare_at(name, miner.address, units, concurrency)
+            .await;
+    }
+
+    /// Declares a miner at an address.
+    pub(crate) async fn declare_at(
+        &self,
+        name: &str,
+        address: std::net::SocketAddr,
+        units: u64,
+        concurrency: u32,
+    ) {
         let key = Keypair::from_secret(name).expect("a key");
         let now_ms = SystemClock.unix_ms();
         let declaration = v1::Declaration {
@@ -97,7 +110,7 @@ impl TestGateway {
             payload: &payload,
             signature: &signature,
         };
-        let endpoint = format!("http://{}", miner.address);
+        let endpoint = format!("http://{address}");
         let registry = self.gateway.registry();
         registry
             .declare(record, &endpoint)
