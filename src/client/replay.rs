@@ -264,7 +264,7 @@ pub async fn drive(
             let prompt = words::prompt(seed, tokens);
             let request = chat(&task, &prompt, Some(call.generated_tokens.max(1)));
             let late = due.elapsed();
-            let heard = ask(&client, &request, late).await;
+            let heard = ask(&client, &request, late, |_| ()).await;
             drop(place);
             heard
         });
@@ -285,8 +285,13 @@ async fn at_its_time(
     Arc::clone(room).acquire_owned().await.ok()
 }
 
-/// One call, from its dispatch to its end.
-async fn ask(client: &Client, request: &v1::GenerateRequest, late: Duration) -> Heard {
+/// One call, from its dispatch to its end; `read` gets the text as it comes.
+pub async fn ask(
+    client: &Client,
+    request: &v1::GenerateRequest,
+    late: Duration,
+    read: impl FnMut(&str),
+) -> Heard {
     let sent = Instant::now();
     let mut heard = Heard {
         request_id: String::new(),
@@ -297,7 +302,7 @@ async fn ask(client: &Client, request: &v1::GenerateRequest, late: Duration) -> 
         code_points: 0,
         ended: Ok(Cost::default()),
     };
-    heard.ended = listen(client, request, sent, &mut heard).await;
+    heard.ended = listen(client, request, &mut heard, read).await;
     heard.total = sent.elapsed();
     heard
 }
@@ -305,9 +310,10 @@ async fn ask(client: &Client, request: &v1::GenerateRequest, late: Duration) -> 
 async fn listen(
     client: &Client,
     request: &v1::GenerateRequest,
-    sent: Instant,
     heard: &mut Heard,
+    mut read: impl FnMut(&str),
 ) -> Result<Cost, Refused> {
+    let sent = Instant::now();
     let mut answer = client.stream(request).await?;
     let mut cost = Cost::default();
     while let Some(event) = answer.next().await? {
@@ -319,8 +325,11 @@ async fn listen(
             }
             Event::Delta(delta) => {
                 heard.first_delta.get_or_insert_with(|| sent.elapsed());
-                let text = delta.content.chars().count() + delta.reasoning.chars().count();
-                heard.code_points += u64::try_from(text).unwrap_or(u64::MAX);
+                for text in [&delta.reasoning, &delta.content, &delta.refusal] {
+                    let code_points = text.chars().count();
+                    heard.code_points += u64::try_from(code_points).unwrap_or(u64::MAX);
+                }
+                read(&delta.content);
             }
             Event::Completed(completed) => {
                 let usage = completed.usage.unwrap_or_default();
@@ -367,7 +376,8 @@ fn progress(calls: usize) -> ProgressBar {
     }
 }
 
-fn positive(text: &str) -> Result<f64, String> {
+/// A number above 0, of an argument.
+pub(crate) fn positive(text: &str) -> Result<f64, String> {
     let number = not_negative(text)?;
     if number > 0.0 {
         Ok(number)

@@ -15,7 +15,9 @@ use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::identity::call::CallSigner;
 use crate::identity::hotkey::Keypair;
+use crate::registry::snapshot::Offer;
 use crate::sidecar::declare::grpc::GrpcGateway;
+use crate::sidecar::openai::OpenAiServer;
 use crate::sidecar::simulated::{SimulatedModel, Simulation};
 use crate::sidecar::{ServedTask, Sidecar, SidecarSettings};
 
@@ -79,10 +81,27 @@ const MINERS: [Character; 6] = [
     },
 ];
 
+/// The name of the miner in front of a real model server.
+const REAL: &str = "real";
+
+/// Units a second that each slot of a real server is trusted to make; a small model on one
+/// core makes more.
+const REAL_UNITS_PER_S: u32 = 5;
+
+/// Slots of a real server that does not say how many it has.
+const REAL_SLOTS: u32 = 4;
+
+/// The first answers that a real server must be good for in each period.
+const REAL_ANSWERS: u64 = 2;
+
+/// The longest pause between two looks at what has come up.
+const LOOK: Duration = Duration::from_millis(5);
+
 /// A running network.
 #[derive(Debug)]
 pub(super) struct Network {
     gateway: Gateway,
+    period_s: u32,
     miners: Vec<(&'static str, String)>,
     sidecars: TaskTracker,
     stop: CancellationToken,
@@ -92,18 +111,43 @@ pub(super) struct Network {
 // === impl Network ===
 
 impl Network {
-    pub(super) async fn start(period_s: u32, seed: u64) -> Result<Self, DemoError> {
+    /// A gateway without miners yet.
+    pub(super) async fn start(period_s: u32) -> Result<Self, DemoError> {
         let dir = tempfile::tempdir()?;
-        let clock = Arc::new(SystemClock) as SharedClock;
         let config = config(dir.path(), period_s);
-        let gateway = Gateway::start(Arc::new(config), Arc::clone(&clock)).await?;
-        let peer = format!("http://{}", gateway.addresses().peer);
-        let (sidecars, stop) = (TaskTracker::new(), CancellationToken::new());
-        let mut miners = Vec::new();
+        let gateway = Gateway::start(Arc::new(config), Arc::new(SystemClock)).await?;
+        Ok(Self {
+            gateway,
+            period_s,
+            miners: Vec::new(),
+            sidecars: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            _dir: dir,
+        })
+    }
+
+    /// Adds a miner in front of a real model server, with the first of its models.
+    pub(super) async fn add_real(&mut self, server: &str) -> Result<(), DemoError> {
+        let server = OpenAiServer::new(server, None)?;
+        let models = server.models().await.map_err(DemoError::Models)?;
+        let model = models.first().ok_or(DemoError::NoModel)?;
+        let slots = server.slots().await.unwrap_or(REAL_SLOTS);
+        let cautious = u64::from(slots) * u64::from(REAL_UNITS_PER_S) * 3600;
+        // An answer's units are not known before: more than its tokens are held.
+        let answers = REAL_ANSWERS * u64::from(super::FIRST_TOKENS) * 2;
+        let enough = answers * 3600 / u64::from(self.period_s);
+        let served = ServedTask {
+            task: TASK.into(),
+            model: Arc::new(server.model(model)),
+            units_per_hour: cautious.max(enough),
+        };
+        self.add(REAL, served, slots).await?;
+        self.wait_for_miners().await
+    }
+
+    /// Adds the simulated miners.
+    pub(super) async fn add_simulated(&mut self, seed: u64) -> Result<(), DemoError> {
         for (number, character) in MINERS.iter().enumerate() {
-            let keypair = Arc::new(Keypair::from_secret(&format!("//demo-{}", character.name))?);
-            miners.push((character.name, keypair.hotkey().to_string()));
-            let signer = CallSigner::new(Arc::clone(&keypair), Arc::clone(&clock));
             let model = SimulatedModel::new(Simulation {
                 tokens_per_s: character.tokens_per_s,
                 failure_rate: character.failure_rate,
@@ -115,31 +159,44 @@ impl Network {
                 model: Arc::new(model),
                 units_per_hour: character.units_per_hour,
             };
-            let sidecar = Sidecar::bind(SidecarSettings {
-                listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-                endpoint: None,
-                tasks: vec![served],
-                concurrency: character.concurrency,
-                gateways: vec![Arc::new(GrpcGateway::new(&peer, signer)?)],
-                keypair,
-                clock: Arc::clone(&clock),
-                drain: Duration::from_secs(1),
-            });
-            drop(sidecars.spawn(sidecar.await?.run(stop.clone())));
+            self.add(character.name, served, character.concurrency)
+                .await?;
         }
-        let network = Self {
-            gateway,
-            miners,
-            sidecars,
-            stop,
-            _dir: dir,
-        };
-        network.wait_for_miners().await?;
-        Ok(network)
+        self.wait_for_miners().await
+    }
+
+    async fn add(
+        &mut self,
+        name: &'static str,
+        served: ServedTask,
+        concurrency: u32,
+    ) -> Result<(), DemoError> {
+        let clock = Arc::new(SystemClock) as SharedClock;
+        let keypair = Arc::new(Keypair::from_secret(&format!("//demo-{name}"))?);
+        self.miners.push((name, keypair.hotkey().to_string()));
+        let signer = CallSigner::new(Arc::clone(&keypair), Arc::clone(&clock));
+        let peer = format!("http://{}", self.gateway.addresses().peer);
+        let sidecar = Sidecar::bind(SidecarSettings {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            endpoint: None,
+            tasks: vec![served],
+            concurrency,
+            gateways: vec![Arc::new(GrpcGateway::new(&peer, signer)?)],
+            keypair,
+            clock,
+            drain: Duration::from_secs(1),
+        });
+        let running = sidecar.await?.run(self.stop.clone());
+        drop(self.sidecars.spawn(running));
+        Ok(())
     }
 
     pub(super) fn address(&self) -> SocketAddr {
         self.gateway.addresses().public
+    }
+
+    pub(super) fn peer(&self) -> SocketAddr {
+        self.gateway.addresses().peer
     }
 
     pub(super) fn admin(&self) -> SocketAddr {
@@ -153,6 +210,21 @@ impl Network {
     /// Names and hotkeys.
     pub(super) fn miners(&self) -> &[(&'static str, String)] {
         &self.miners
+    }
+
+    /// The name of a miner; of one that a visitor added, its hotkey.
+    pub(super) fn name_of<'a>(&self, hotkey: &'a str) -> &'a str {
+        let mut known = self.miners.iter();
+        known
+            .find(|(_, known)| known == hotkey)
+            .map_or(hotkey, |(name, _)| name)
+    }
+
+    /// What the miners offer now.
+    pub(super) fn offers(&self) -> Vec<Offer> {
+        let snapshot = self.gateway.registry().snapshot();
+        let market = snapshot.markets.get(TASK);
+        market.map_or_else(Vec::new, |market| market.offers.clone())
     }
 
     pub(super) async fn client(&self) -> Result<Client, DemoError> {
@@ -171,18 +243,17 @@ impl Network {
         Ok(self.gateway.stop().await?)
     }
 
+    /// Until calls can go to each miner that was added.
     async fn wait_for_miners(&self) -> Result<(), DemoError> {
-        let mut changed = self.gateway.registry().subscribe();
+        let router = &self.gateway.calls().router;
         let all = async {
             loop {
-                let snapshot = self.gateway.registry().snapshot();
-                let offers = snapshot
-                    .markets
-                    .get(TASK)
-                    .map_or(0, |market| market.offers.len());
-                if offers == MINERS.len() || changed.changed().await.is_err() {
+                let offers = self.offers();
+                let mut known = offers.iter().map(|offer| router.knows(TASK, offer.cell));
+                if offers.len() >= self.miners.len() && known.all(|known| known) {
                     return;
                 }
+                tokio::time::sleep(LOOK).await;
             }
         };
         tokio::time::timeout(DECLARE, all)

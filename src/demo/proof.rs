@@ -2,15 +2,23 @@
 //! what the client was told.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::Serialize;
 use taugate_ledger::receipt::Outcome;
 use taugate_ledger::units::Units;
 
 use super::DemoError;
-use super::network::{Network, TASK};
-use super::replay::Told;
+use super::network::Network;
+use super::told::Told;
+use crate::client::replay::report::{Latency, Report};
 use crate::registry::declaration::Subject;
+
+/// The longest that calls and receipts get to end.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// Between two looks at what is still held.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// What came out.
 #[derive(Debug, Serialize)]
@@ -19,8 +27,12 @@ pub(super) struct Proof {
     calls: u64,
     whole: u64,
     refused: BTreeMap<String, u64>,
-    first_ms: Percentiles,
-    total_ms: Percentiles,
+    first_delta: Latency,
+    answer: Latency,
+    /// Whether the traffic was ended before its end.
+    interrupted: bool,
+    /// Jain's index of posted / allotment over the miners that did not fail; 1: all equal.
+    fairness: f64,
     periods: usize,
     /// Units of receipts over all periods.
     receipts: u64,
@@ -44,26 +56,23 @@ struct MinerLine {
     good: u64,
     busy: u64,
     failed: u64,
-}
-
-#[derive(Debug, Serialize)]
-struct Percentiles {
-    p50: f64,
-    p90: f64,
-    p99: f64,
+    first_delta: Latency,
+    answer: Latency,
 }
 
 // === impl Proof ===
 
 impl Proof {
     /// Reads the durable books of all periods and compares.
-    pub(super) async fn take(network: &Network, told: &Told) -> Result<Self, DemoError> {
-        let mut proof = Self::of_calls(network, told);
+    pub(super) async fn take(
+        network: &Network,
+        told: &Told,
+        report: Report,
+    ) -> Result<Self, DemoError> {
+        let mut proof = Self::of_calls(network, told, report);
         let gateway = network.gateway();
-        gateway
-            .books()
-            .settle(std::time::Duration::from_secs(5))
-            .await;
+        until_nothing_is_reserved(network).await;
+        gateway.books().settle(SETTLE).await;
         let periods = gateway.store().periods().await?;
         proof.periods = periods.len();
         for period in periods {
@@ -73,6 +82,7 @@ impl Proof {
         proof.compare_receipts(network, told).await?;
         proof.look_at_reserved(network);
         proof.share();
+        proof.fairness = fairness(&proof.miners);
         Ok(proof)
     }
 
@@ -80,29 +90,29 @@ impl Proof {
         self.faults.is_empty()
     }
 
-    fn of_calls(network: &Network, told: &Told) -> Self {
-        let snapshot = network.gateway().registry().snapshot();
-        let offers = snapshot
-            .markets
-            .get(TASK)
-            .map(|market| market.offers.as_slice());
-        let offers = offers.unwrap_or_default();
+    fn of_calls(network: &Network, told: &Told, report: Report) -> Self {
+        let offers = network.offers();
         let miners = network.miners().iter().map(|(name, hotkey)| {
             let offer = offers.iter().find(|offer| *offer.miner.hotkey == **hotkey);
+            let part = report.miners.get(hotkey).copied().unwrap_or_default();
             MinerLine {
                 name,
                 declared: offer.map_or(0, |offer| offer.declared.get()),
                 allotment: offer.map_or(0, |offer| offer.allotment.get()),
+                first_delta: part.first_delta,
+                answer: part.answer,
                 ..MinerLine::default()
             }
         });
         Self {
             miners: miners.collect(),
-            calls: told.calls(),
-            whole: u64::try_from(told.recorded.len()).unwrap_or(u64::MAX) + told.unrecorded,
-            refused: told.refused.clone(),
-            first_ms: Percentiles::of(&told.first_us),
-            total_ms: Percentiles::of(&told.total_us),
+            calls: report.calls,
+            whole: report.whole,
+            refused: report.refused,
+            first_delta: report.first_delta,
+            answer: report.answer,
+            interrupted: report.interrupted,
+            fairness: 0.0,
             periods: 0,
             receipts: 0,
             counters: 0,
@@ -140,13 +150,8 @@ impl Proof {
         network: &Network,
         period: taugate_ledger::period::Period,
     ) -> Result<(), DemoError> {
-        let snapshot = network.gateway().registry().snapshot();
-        let offers = snapshot
-            .markets
-            .get(TASK)
-            .map(|market| market.offers.as_slice());
+        let offers = network.offers();
         for tally in network.gateway().store().tallies(period).await? {
-            let offers = offers.unwrap_or_default();
             let offer = offers.iter().find(|offer| offer.cell == tally.cell);
             let Some(offer) = offer else { continue };
             let Some(line) = line(&mut self.miners, network, &offer.miner.hotkey) else {
@@ -164,18 +169,22 @@ impl Proof {
         Ok(())
     }
 
-    /// Each `recorded = true` that the client saw has one receipt with the same units.
+    /// Each `recorded = true` that the client saw has one receipt with the same units; every
+    /// other answer that began has one with no less than what came.
     async fn compare_receipts(&mut self, network: &Network, told: &Told) -> Result<(), DemoError> {
-        for (text, units) in &told.recorded {
-            let Ok(id) = text.parse() else {
-                self.faults.push(format!("{text} is no request id"));
-                continue;
-            };
-            let stored = network.gateway().store().receipt(id).await?;
-            let booked = stored.map(|stored| stored.receipt.units.get());
+        for (id, units) in &told.recorded {
+            let booked = self.booked(network, id).await?;
             if booked != Some(*units) {
                 self.faults.push(format!(
-                    "{text}: told {units} units, the receipt says {booked:?}"
+                    "{id}: told {units} units, the receipt says {booked:?}"
+                ));
+            }
+        }
+        for (id, came) in &told.at_least {
+            let booked = self.booked(network, id).await?;
+            if booked.is_none_or(|booked| booked < *came) {
+                self.faults.push(format!(
+                    "{id}: {came} units came, the receipt says {booked:?}"
                 ));
             }
         }
@@ -189,19 +198,18 @@ impl Proof {
         Ok(())
     }
 
+    /// The units of a receipt, if there is one.
+    async fn booked(&mut self, network: &Network, id: &str) -> Result<Option<u64>, DemoError> {
+        let Ok(request) = id.parse() else {
+            self.faults.push(format!("{id} is no request id"));
+            return Ok(None);
+        };
+        let stored = network.gateway().store().receipt(request).await?;
+        Ok(stored.map(|stored| stored.receipt.units.get()))
+    }
+
     fn look_at_reserved(&mut self, network: &Network) {
-        let books = network.gateway().books();
-        for table in books
-            .tables()
-            .periods()
-            .into_iter()
-            .filter_map(|p| books.tables().get(p))
-        {
-            self.reserved += table
-                .touched()
-                .map(|cell| table.reserved(cell).get())
-                .sum::<u64>();
-        }
+        self.reserved = reserved(network);
         if self.reserved > 0 {
             self.faults
                 .push(format!("{} units are still reserved", self.reserved));
@@ -223,15 +231,15 @@ impl Proof {
 
     /// A line per miner.
     pub(super) fn table(&self) -> String {
-        let mut table = comfy_table::Table::new();
-        table.load_preset(comfy_table::presets::UTF8_BORDERS_ONLY);
-        table.set_header([
+        let mut table = super::table(&[
             "miner",
             "declared",
             "allotment",
             "posted",
             "of units",
             "of capacity",
+            "first delta, ms (50, 99 %)",
+            "end, ms (50, 99 %)",
             "good",
             "busy",
             "failed",
@@ -244,13 +252,15 @@ impl Proof {
                 line.posted.to_string(),
                 format!("{:.1} %", line.share_of_units * 100.0),
                 format!("{:.1} %", line.share_of_capacity * 100.0),
+                line.first_delta.brief(),
+                line.answer.brief(),
                 line.good.to_string(),
                 line.busy.to_string(),
                 line.failed.to_string(),
             ]);
         }
         format!(
-            "{table}\n(declared and allotment: units a period; {} periods)",
+            "{table}\n(declared and allotment are units a period; posted is the sum of {} periods)",
             self.periods
         )
     }
@@ -258,8 +268,18 @@ impl Proof {
     /// The proof in words.
     pub(super) fn verdict(&self) -> String {
         let mut text = format!(
-            "{} calls, {} whole answers; first delta {}, whole {}\n",
-            self.calls, self.whole, self.first_ms, self.total_ms
+            "{} calls, {} whole answers{}; ms (50, 99 %) to the first delta {}, to the end {}; \
+             fairness over miners that do not fail {:.3}\n",
+            self.calls,
+            self.whole,
+            if self.interrupted {
+                " (interrupted)"
+            } else {
+                ""
+            },
+            self.first_delta.brief(),
+            self.answer.brief(),
+            self.fairness,
         );
         for (reason, count) in &self.refused {
             text.push_str(&format!("  {count} x {reason}\n"));
@@ -289,26 +309,78 @@ fn line<'a>(
     lines.iter_mut().find(|line| line.name == *name)
 }
 
-// === impl Percentiles ===
+/// Units held by calls, over all periods.
+fn reserved(network: &Network) -> u64 {
+    let tables = network.gateway().books().tables();
+    let periods = tables.periods().into_iter();
+    let open = periods.filter_map(|period| tables.get(period));
+    open.map(|table| {
+        let cells = table.touched().map(|cell| table.reserved(cell).get());
+        cells.sum::<u64>()
+    })
+    .sum()
+}
 
-impl Percentiles {
-    #[expect(clippy::cast_precision_loss, reason = "a latency needs no more digits")]
-    fn of(histogram: &hdrhistogram::Histogram<u64>) -> Self {
-        let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1000.0;
-        Self {
-            p50: at(0.5),
-            p90: at(0.9),
-            p99: at(0.99),
+/// Calls that a client left end a moment later.
+async fn until_nothing_is_reserved(network: &Network) {
+    let nothing = async {
+        while reserved(network) > 0 {
+            tokio::time::sleep(LOOK).await;
         }
+    };
+    // What is still held then stands in the proof.
+    drop(tokio::time::timeout(SETTLE, nothing).await);
+}
+
+/// Jain's index of posted / allotment, over the miners that fail less than one time in ten.
+#[expect(clippy::cast_precision_loss, reason = "an index needs no more digits")]
+fn fairness(miners: &[MinerLine]) -> f64 {
+    let healthy = miners
+        .iter()
+        .filter(|line| line.failed * 10 <= line.good && line.allotment > 0);
+    let used: Vec<_> = healthy
+        .map(|line| line.posted as f64 / line.allotment as f64)
+        .collect();
+    let (sum, squares) = (
+        used.iter().sum::<f64>(),
+        used.iter().map(|one| one * one).sum::<f64>(),
+    );
+    if squares > 0.0 {
+        sum * sum / (used.len() as f64 * squares)
+    } else {
+        1.0
     }
 }
 
-impl std::fmt::Display for Percentiles {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{:.0} / {:.0} / {:.0} ms (p50 / p90 / p99)",
-            self.p50, self.p90, self.p99
-        )
+#[cfg(test)]
+mod tests {
+    use super::super::told::first_answer;
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_receipt_that_says_otherwise_opens_the_proof() {
+        let mut network = Network::start(10).await.unwrap();
+        network.add_simulated(0).await.unwrap();
+        let client = network.client().await.unwrap();
+        let mut told = Told::new().unwrap();
+        first_answer((&client, &network), &mut told, &mut Vec::new())
+            .await
+            .unwrap();
+        let report = |told: &Told| told.tally.report(Duration::ZERO, false);
+        let proof = Proof::take(&network, &told, report(&told)).await.unwrap();
+        assert!(proof.closes(), "{}", proof.verdict());
+
+        for units in told.recorded.values_mut() {
+            *units += 1;
+        }
+        let proof = Proof::take(&network, &told, report(&told)).await.unwrap();
+        assert!(!proof.closes());
+        assert!(proof.verdict().contains("DO NOT CLOSE"));
+
+        // What came was more than was booked.
+        told.at_least = std::mem::take(&mut told.recorded);
+        let proof = Proof::take(&network, &told, report(&told)).await.unwrap();
+        assert!(!proof.closes());
+        network.stop().await.unwrap();
     }
 }

@@ -11,6 +11,12 @@ use super::Heard;
 /// Latencies above an hour count as an hour.
 const LATENCY_US_MAX: u64 = 3_600_000_000;
 
+/// Digits of latencies over all calls.
+const DIGITS: u8 = 3;
+
+/// Digits of each miner's latencies; there may be hundreds of miners.
+const MINER_DIGITS: u8 = 2;
+
 /// The sums of a replay while it runs.
 #[derive(Debug)]
 pub struct Tally {
@@ -22,10 +28,22 @@ pub struct Tally {
     prompt_units: u64,
     code_points: u64,
     refused: BTreeMap<String, u64>,
-    miners: BTreeMap<String, MinerPart>,
+    miners: BTreeMap<String, MinerSums>,
     first_us: Histogram<u64>,
     total_us: Histogram<u64>,
     late_us: Histogram<u64>,
+    /// What a miner's latencies begin as.
+    blank_us: Histogram<u64>,
+}
+
+/// A miner's sums.
+#[derive(Debug)]
+struct MinerSums {
+    calls: u64,
+    whole: u64,
+    units: u64,
+    first_us: Histogram<u64>,
+    total_us: Histogram<u64>,
 }
 
 /// What a replay came to.
@@ -63,7 +81,7 @@ pub struct Report {
 }
 
 /// A miner's part in a replay.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct MinerPart {
     /// Answers that it began.
     pub calls: u64,
@@ -71,6 +89,10 @@ pub struct MinerPart {
     pub whole: u64,
     /// Their units.
     pub units: u64,
+    /// From a call's dispatch to its first delta.
+    pub first_delta: Latency,
+    /// From a call's dispatch to the end of its whole answer.
+    pub answer: Latency,
 }
 
 /// Percentiles, milliseconds.
@@ -94,7 +116,7 @@ impl Tally {
     /// # Errors
     /// Never: the precision is one that histograms have.
     pub fn new() -> Result<Self, CreationError> {
-        let histogram = || Histogram::new_with_max(LATENCY_US_MAX, 3);
+        let histogram = || Histogram::new_with_max(LATENCY_US_MAX, DIGITS);
         Ok(Self {
             calls: 0,
             whole: 0,
@@ -108,6 +130,7 @@ impl Tally {
             first_us: histogram()?,
             total_us: histogram()?,
             late_us: histogram()?,
+            blank_us: Histogram::new_with_max(LATENCY_US_MAX, MINER_DIGITS)?,
         })
     }
 
@@ -120,7 +143,9 @@ impl Tally {
             self.first_us.saturating_record(micros(first));
         }
         let begun = !heard.miner.is_empty();
-        let mut miner = MinerPart::default();
+        if begun {
+            self.add_to_miner(&heard);
+        }
         match heard.ended {
             Ok(cost) => {
                 self.total_us.saturating_record(micros(heard.total));
@@ -128,18 +153,25 @@ impl Tally {
                 self.recorded += u64::from(cost.recorded);
                 self.units += cost.units;
                 self.prompt_units += cost.prompt_units;
-                (miner.whole, miner.units) = (1, cost.units);
             }
             Err(refused) => {
                 self.broken += u64::from(begun);
                 *self.refused.entry(refused.reason).or_default() += 1;
             }
         }
-        if begun {
-            let part = self.miners.entry(heard.miner).or_default();
-            part.calls += 1;
-            part.whole += miner.whole;
-            part.units += miner.units;
+    }
+
+    fn add_to_miner(&mut self, heard: &Heard) {
+        let miner = self.miners.entry(heard.miner.clone());
+        let miner = miner.or_insert_with(|| MinerSums::new(&self.blank_us));
+        miner.calls += 1;
+        if let Some(first) = heard.first_delta {
+            miner.first_us.saturating_record(micros(first));
+        }
+        if let Ok(cost) = &heard.ended {
+            miner.whole += 1;
+            miner.units += cost.units;
+            miner.total_us.saturating_record(micros(heard.total));
         }
     }
 
@@ -161,12 +193,40 @@ impl Tally {
             prompt_units: self.prompt_units,
             code_points: self.code_points,
             refused: self.refused.clone(),
-            miners: self.miners.clone(),
+            miners: self
+                .miners
+                .iter()
+                .map(|(hotkey, sums)| (hotkey.clone(), sums.part()))
+                .collect(),
             first_delta: Latency::of(&self.first_us),
             answer: Latency::of(&self.total_us),
             late: Latency::of(&self.late_us),
             seconds: took.as_secs_f64(),
             interrupted,
+        }
+    }
+}
+
+// === impl MinerSums ===
+
+impl MinerSums {
+    fn new(blank_us: &Histogram<u64>) -> Self {
+        Self {
+            calls: 0,
+            whole: 0,
+            units: 0,
+            first_us: blank_us.clone(),
+            total_us: blank_us.clone(),
+        }
+    }
+
+    fn part(&self) -> MinerPart {
+        MinerPart {
+            calls: self.calls,
+            whole: self.whole,
+            units: self.units,
+            first_delta: Latency::of(&self.first_us),
+            answer: Latency::of(&self.total_us),
         }
     }
 }
@@ -204,10 +264,19 @@ impl Report {
             text.push_str(&format!("\n{table}"));
         }
         if !self.miners.is_empty() {
-            let mut table = table(&["miner", "answers begun", "whole", "units"]);
+            let mut table = table(&[
+                "miner",
+                "answers begun",
+                "whole",
+                "units",
+                "first delta, ms (50, 99 %)",
+                "end, ms (50, 99 %)",
+            ]);
             for (hotkey, part) in &self.miners {
                 let numbers = [part.calls, part.whole, part.units].map(|number| number.to_string());
-                table.add_row(std::iter::once(hotkey.clone()).chain(numbers));
+                let latencies = [part.first_delta, part.answer].map(|latency| latency.brief());
+                let row = std::iter::once(hotkey.clone());
+                table.add_row(row.chain(numbers).chain(latencies));
             }
             text.push_str(&format!("\n{table}"));
         }
@@ -246,6 +315,12 @@ impl Latency {
             p99_ms: ms(histogram.value_at_quantile(0.99)),
             max_ms: ms(histogram.max()),
         }
+    }
+
+    /// Half and 99 %, for a column.
+    #[must_use]
+    pub fn brief(&self) -> String {
+        format!("{:.0}, {:.0}", self.p50_ms, self.p99_ms)
     }
 }
 
@@ -308,12 +383,10 @@ mod tests {
             report.refused.values().sum::<u64>() + report.whole,
             report.calls
         );
-        let part = MinerPart {
-            calls: 2,
-            whole: 1,
-            units: 5,
-        };
-        assert_eq!(report.miners["a"], part);
+        let part = report.miners["a"];
+        assert_eq!((part.calls, part.whole, part.units), (2, 1, 5));
+        // Only whole answers have an end that counts.
+        assert!((part.answer.p50_ms - 20.0).abs() < 0.5, "{part:?}");
         assert!((report.first_delta.max_ms - 10.0).abs() < 0.1);
         assert!(report.table().contains("1 whole, 1 refused, 1 broken off"));
     }
