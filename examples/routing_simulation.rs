@@ -1,12 +1,19 @@
 //! Compares routing policies on a simulated network of 400 miners, driven by the production
-//! router. `cargo run --release --example routing_simulation`, or with a load such as `0.5`.
+//! router: round robin, any at random (as Vision 3.0 did), the least outstanding, and ours. `cargo run --release --example routing_simulation`, or with a load such as `0.5`.
 
 #[path = "../tests/routing/simulation.rs"]
 mod simulation;
 
 use taugate::routing::Policy;
 
-use self::simulation::{Setup, run};
+use self::simulation::{Rule, Setup, run};
+
+const RULES: [Rule; 4] = [
+    Rule::Router(Policy::RoundRobin),
+    Rule::Router(Policy::Random),
+    Rule::LeastOutstanding,
+    Rule::Router(Policy::TwoChoices),
+];
 
 const SEEDS: [u64; 3] = [1, 2, 3];
 
@@ -26,14 +33,14 @@ fn main() {
         SEEDS.len()
     );
     println!(
-        "{:12} {:>5} {:>6} {:>6} {:>6} {:>7} {:>7} {:>9}",
+        "{:17} {:>5} {:>6} {:>6} {:>6} {:>7} {:>7} {:>9}",
         "policy", "load", "Jain", "p50 s", "p99 s", "fail %", "none %", "failing %"
     );
-    for policy in [Policy::TwoChoices, Policy::Random, Policy::RoundRobin] {
+    for rule in RULES {
         for load in &loads {
             let found = SEEDS.map(|seed| {
                 run(Setup {
-                    policy,
+                    rule,
                     miners: 400,
                     gateways: 4,
                     seconds: 900,
@@ -47,8 +54,8 @@ fn main() {
                 found.iter().map(value).sum::<f64>() / f64::from(3_u8)
             };
             println!(
-                "{:12} {load:5.2} {:6.3} {:6.2} {:6.2} {:7.3} {:7.3} {:9.3}",
-                policy.as_str(),
+                "{:17} {load:5.2} {:6.3} {:6.2} {:6.2} {:7.3} {:7.3} {:9.3}",
+                name(rule),
                 mean(|found| found.jain),
                 mean(|found| found.p50_s),
                 mean(|found| found.p99_s),
@@ -57,6 +64,13 @@ fn main() {
                 mean(|found| found.failing_share * 100.0),
             );
         }
+    }
+}
+
+const fn name(rule: Rule) -> &'static str {
+    match rule {
+        Rule::Router(policy) => policy.as_str(),
+        Rule::LeastOutstanding => "least_outstanding",
     }
 }
 

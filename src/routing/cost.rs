@@ -28,7 +28,7 @@ pub struct Burden {
 #[must_use]
 pub fn cost(burden: &Burden) -> f64 {
     let occupancy = f64::from(burden.in_flight) / burden.concurrency.max(1.0) + 0.25;
-    let latency = slowness(burden);
+    let latency = slowness(burden.latency, burden.median, burden.promised);
     // No attempt yet is a pace, too: the slowest.
     let pace = if burden.pace_mean > 0.0 {
         (burden.pace / burden.pace_mean).clamp(0.3, 3.0)
@@ -38,20 +38,19 @@ pub fn cost(burden: &Burden) -> f64 {
     occupancy * latency * pace / burden.success.max(0.05).powi(2)
 }
 
-/// How slow it is against others, but no slower than against its own word: a miner that
-/// writes slowly in many places does all that it declared, and gets its part like any other.
-fn slowness(burden: &Burden) -> f64 {
+/// How slow a miner is against others (a ratio, 1: as usual), but no slower than against its
+/// own word: a miner that writes slowly in many places does all that it declared, and gets
+/// its part like any other.
+pub(super) fn slowness(latency: f64, median: f64, promised: f64) -> f64 {
     /// However little a miner promises, others that are so much quicker go first.
     const WORST: f64 = 10.0;
-    let promised = burden.promised.min(burden.median * WORST);
-    let by_word = if promised > 0.0 && burden.latency > 0.0 {
-        (burden.latency / promised).max(1.0)
+    let promised = promised.min(median * WORST);
+    let by_word = if promised > 0.0 && latency > 0.0 {
+        (latency / promised).max(1.0)
     } else {
         WORST
     };
-    ratio(burden.latency, burden.median)
-        .clamp(0.7, WORST)
-        .min(by_word)
+    ratio(latency, median).clamp(0.7, WORST).min(by_word)
 }
 
 /// 1 where either is not known.

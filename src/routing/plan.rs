@@ -7,13 +7,10 @@ use taugate_ledger::ids::CellId;
 use taugate_ledger::units::Units;
 
 use super::balances::Balances;
-use super::cost::{Burden, cost};
+use super::cost::{Burden, cost, slowness};
 use super::settings::RouterSettings;
 use super::vitals::{Pulse, Vitals};
 use crate::registry::snapshot::{Availability, Market, Offer};
-
-/// What a miner that states nothing is thought to take at once.
-const CONCURRENCY_GUESS: f64 = 4.0;
 
 /// A market with weights.
 #[derive(Debug)]
@@ -34,8 +31,8 @@ pub(super) struct Entry {
     pub(super) ejected: bool,
     /// Fails, but too many do: it is not left out.
     pub(super) spared: bool,
-    /// Calls in flight at a miner that works at its allotment's rate; `None` where nobody's
-    /// pace is known yet.
+    /// Calls in flight at a miner that works at its allotment's rate; `None` while its pace
+    /// is not known.
     usual: Option<f64>,
     /// Microseconds a unit may take in one of the places that it states, if all of them
     /// together are to keep its allotment's rate; 0 where it states none.
@@ -74,15 +71,14 @@ impl Plan {
             .collect();
         eject(&mut entries, view);
         let pulses = entries.iter().map(|entry| &entry.pulse);
-        let service_median = median(pulses.clone().map(|pulse| pulse.service()).collect());
         let latency_median = median(pulses.map(|pulse| pulse.latency()).collect());
         for (offer, entry) in market.offers.iter().zip(&mut entries) {
-            entry.usual = usual(offer, &entry.pulse, service_median, &view.settings);
+            entry.usual = usual(offer, &entry.pulse, &view.settings);
         }
         let pairs = market.offers.iter().zip(&entries);
         let weights: Vec<f64> = pairs
             .clone()
-            .map(|(offer, entry)| weight(offer, entry, view.balances))
+            .map(|(offer, entry)| weight(offer, entry, latency_median, view.balances))
             .collect();
         Self {
             alias: alias(&weights),
@@ -145,13 +141,12 @@ impl Entry {
     }
 
     /// What its occupancy is measured by: calls in flight at its allotment's rate, but no
-    /// more than it takes.
+    /// more than it takes. A miner that has not answered yet is tried one call at a time, as
+    /// long as others are there: a burst into a silence is lost whole.
     fn concurrency(&self, offer: &Offer) -> f64 {
         let limit = self.limit(offer).map(f64::from);
-        match (self.usual, limit) {
-            (Some(usual), Some(limit)) => usual.min(limit),
-            (usual, limit) => usual.or(limit).unwrap_or(CONCURRENCY_GUESS),
-        }
+        let usual = self.usual.unwrap_or(1.0);
+        limit.map_or(usual, |limit| usual.min(limit))
     }
 
     pub(super) fn is_full(&self, offer: &Offer) -> bool {
@@ -180,10 +175,9 @@ fn eject(entries: &mut [Entry], view: &View<'_>) {
 }
 
 /// Calls in flight at a miner that works at its allotment's rate: units a second times
-/// seconds a unit. A newcomer is thought to be as quick as the others.
-fn usual(offer: &Offer, pulse: &Pulse, median: f64, settings: &RouterSettings) -> Option<f64> {
-    let service = Some(pulse.service()).filter(|service| *service > 0.0);
-    let service = service.or_else(|| Some(median).filter(|median| *median > 0.0))?;
+/// seconds a unit.
+fn usual(offer: &Offer, pulse: &Pulse, settings: &RouterSettings) -> Option<f64> {
+    let service = Some(pulse.service()).filter(|service| *service > 0.0)?;
     let period_us = settings.period.as_secs_f64() * 1e6;
     let allotment = number(offer.allotment.min(offer.verified));
     (period_us > 0.0).then(|| (allotment / period_us * service).max(1.0))
@@ -200,9 +194,9 @@ fn promised(offer: &Offer, period: Duration) -> f64 {
     }
 }
 
-/// What is left to spend, times success: weight by what is left alone would feed the dead,
-/// whose share of the table grows as the others spend.
-fn weight(offer: &Offer, entry: &Entry, balances: &dyn Balances) -> f64 {
+/// What is left to spend, times success, over how slow it is: weight by what is left alone
+/// would feed the dead and the slow, whose share of the table grows as the others spend.
+fn weight(offer: &Offer, entry: &Entry, median: f64, balances: &dyn Balances) -> f64 {
     if entry.ejected || offer.availability == Availability::Draining {
         return 0.0;
     }
@@ -210,7 +204,9 @@ fn weight(offer: &Offer, entry: &Entry, balances: &dyn Balances) -> f64 {
     let left = spendable
         .saturating_sub(balances.spent(offer.cell))
         .min(balances.left(offer.cell));
-    number(left) * entry.pulse.success()
+    let pulse = &entry.pulse;
+    let slow = slowness(pulse.latency(), median, entry.promised).max(1.0);
+    number(left) * pulse.success() / slow
 }
 
 /// The part of its allotment that attempts took.

@@ -17,7 +17,9 @@ const LATENCY_RISE: f64 = 0.5;
 const LATENCY_FALL: f64 = 0.1;
 /// The weight of one attempt in the time that a unit takes all told.
 const SERVICE_WEIGHT: f64 = 0.1;
-/// The weight of one attempt in the success rate: about seven make up most of it.
+/// The weight of one attempt in the success rate: about seven make up most of it. The first
+/// ones weigh more, as little is known then: whoever never did anything well is left out
+/// after two.
 const SUCCESS_WEIGHT: f64 = 0.15;
 /// Below this success rate a miner is left out for a while.
 const EJECT_BELOW: f64 = 0.5;
@@ -55,6 +57,8 @@ pub struct Pulse {
     service: AtomicU64,
     /// 0 to 1; bits of an f64.
     success: AtomicU64,
+    /// Attempts that ended well or badly.
+    judged: AtomicU32,
     /// Monotonic milliseconds.
     ejected_until: AtomicU64,
     /// Requests at once that the miner was seen to take; 0: not learned.
@@ -136,6 +140,7 @@ impl Default for Pulse {
             latency: AtomicU64::new(0),
             service: AtomicU64::new(0),
             success: AtomicU64::new(1.0_f64.to_bits()),
+            judged: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
             concurrency: AtomicU32::new(0),
             good_in_a_row: AtomicU32::new(0),
@@ -199,6 +204,7 @@ impl Pulse {
         self.latency.store(0, Ordering::Relaxed);
         self.service.store(0, Ordering::Relaxed);
         self.success.store(1.0_f64.to_bits(), Ordering::Relaxed);
+        self.judged.store(0, Ordering::Relaxed);
         self.ejected_until.store(0, Ordering::Relaxed);
         self.concurrency.store(0, Ordering::Relaxed);
         self.good_in_a_row.store(0, Ordering::Relaxed);
@@ -242,7 +248,12 @@ impl Pulse {
 
     fn learn_success(&self, seen: f64, now_ms: u64) {
         let known = self.success();
-        let next = (seen - known).mul_add(SUCCESS_WEIGHT, known);
+        // What is thought of a newcomer counts as one attempt.
+        let judged = self.judged.load(Ordering::Relaxed);
+        self.judged
+            .store(judged.saturating_add(1), Ordering::Relaxed);
+        let weight = (f64::from(judged) + 2.0).recip().max(SUCCESS_WEIGHT);
+        let next = (seen - known).mul_add(weight, known);
         self.success.store(next.to_bits(), Ordering::Relaxed);
         if seen > 0.0 {
             return;

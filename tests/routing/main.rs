@@ -11,7 +11,7 @@ use taugate_ledger::receipt::Outcome;
 use taugate_ledger::units::Units;
 
 use self::market::{CALL, Fair, wish};
-use self::simulation::{Found, Setup, run};
+use self::simulation::{Found, Rule, Setup, run};
 
 const MUCH: u64 = 1_000_000;
 const A: CellId = CellId(0);
@@ -169,6 +169,9 @@ fn a_choice_explains_itself_only_when_asked() {
 #[test]
 fn a_failing_miner_is_left_out_for_a_while_and_then_tried_again() {
     let mut fair = Fair::new(&[MUCH; 4]);
+    // It was good for long: a few failures are bad luck.
+    (0..50).for_each(|_| fair.attempt(A, Outcome::Good));
+    fair.rebuild();
     fair.fail(A, 4);
     assert!(
         !fair.vitals.pulse(A).is_ejected(fair.now_ms),
@@ -189,6 +192,49 @@ fn a_failing_miner_is_left_out_for_a_while_and_then_tried_again() {
         (1..16).contains(&back),
         "less than its part, but some: {back}"
     );
+}
+
+#[test]
+fn a_newcomer_that_never_did_well_is_left_out_after_two_failures() {
+    let fair = Fair::new(&[MUCH; 4]);
+    fair.fail(A, 1);
+    let pulse = fair.vitals.pulse(A);
+    assert!(!pulse.is_ejected(fair.now_ms), "one may be bad luck");
+    fair.fail(A, 1);
+    assert!(pulse.is_ejected(fair.now_ms));
+    // One that did well once is given another.
+    fair.attempt(B, Outcome::Good);
+    fair.fail(B, 1);
+    assert!(!fair.vitals.pulse(B).is_ejected(fair.now_ms));
+}
+
+#[test]
+fn a_newcomer_is_tried_one_call_at_a_time_while_others_are_there() {
+    let fair = Fair::new(&[MUCH, MUCH]);
+    (0..10).for_each(|_| fair.attempt(B, Outcome::Good));
+    fair.rebuild();
+    let _places: Vec<_> = (0..2).map(|_| fair.begin(A)).collect();
+    // What is in flight at A says nothing yet, so that B is taken where both are looked at.
+    let to_a = fair.shares(400)[0];
+    assert!(to_a < 200, "{to_a} of 400");
+    // Alone it takes what comes.
+    let alone = Fair::new(&[MUCH]);
+    let _places: Vec<_> = (0..50).map(|_| alone.begin(A)).collect();
+    assert_eq!(alone.choose(), Some(A));
+}
+
+#[test]
+fn a_slow_miner_is_sampled_less_unless_it_is_as_slow_as_it_said() {
+    let mut fair = Fair::new(&[MUCH, MUCH, MUCH]);
+    for (cell, millis) in [(A, 800), (B, 100), (CellId(2), 100)] {
+        (0..20).for_each(|_| fair.wrote(cell, millis));
+    }
+    fair.rebuild();
+    assert!(fair.shares(900)[0] < 60, "{:?}", fair.shares(900));
+    // The same, in places enough for its allotment.
+    fair.change(0, |offer| offer.concurrency = Some(u32::MAX));
+    fair.rebuild();
+    assert!(fair.shares(900)[0] > 150, "{:?}", fair.shares(900));
 }
 
 #[test]
@@ -275,9 +321,11 @@ fn pace_counts_attempts_whatever_their_end_and_starts_again_with_a_period() {
 
 // === Policies, on a network ===
 
-fn setup(policy: Policy) -> Setup {
+const OURS: Rule = Rule::Router(Policy::TwoChoices);
+
+fn setup(rule: Rule) -> Setup {
     Setup {
-        policy,
+        rule,
         miners: 60,
         gateways: 2,
         seconds: 180,
@@ -292,29 +340,50 @@ fn failed_percent(found: &Found) -> u64 {
     (found.failed + found.refused) * 100 / found.calls
 }
 
+/// The whole network of `examples/routing_simulation.rs`, once.
+#[test]
+fn at_half_load_few_first_tries_fail_and_units_follow_allotments() {
+    let found = run(Setup {
+        miners: 400,
+        gateways: 4,
+        seconds: 900,
+        ..setup(OURS)
+    });
+    let first_tries_failed = found.failed + found.refused;
+    let told = format!(
+        "{first_tries_failed} of {}, Jain {}",
+        found.calls, found.jain
+    );
+    assert!(found.calls > 100_000, "{told}");
+    assert!(found.jain >= 0.97, "{told}");
+    assert!(first_tries_failed * 1000 <= found.calls * 2, "{told}");
+}
+
 #[test]
 fn units_follow_allotments_and_failing_miners_starve() {
-    // N18.
-    let ours = run(setup(Policy::TwoChoices));
+    let ours = run(setup(OURS));
     assert!(ours.calls > 5_000, "{ours:?}");
     assert!(ours.jain >= 0.97, "{ours:?}");
     assert!(ours.failing_share < 0.005, "{ours:?}");
     assert_eq!(failed_percent(&ours), 0, "{ours:?}");
     for policy in [Policy::Random, Policy::RoundRobin] {
-        let theirs = run(setup(policy));
+        let theirs = run(setup(Rule::Router(policy)));
         assert!(theirs.jain < ours.jain, "{policy:?}: {theirs:?}");
         assert!(theirs.p99_s > 2.0 * ours.p99_s, "{policy:?}: {theirs:?}");
         assert!(failed_percent(&theirs) > 5, "{policy:?}: {theirs:?}");
     }
+    let theirs = run(setup(Rule::LeastOutstanding));
+    assert!(theirs.jain < ours.jain, "{theirs:?}");
+    assert!(theirs.failing_share > 0.1, "it feeds the dead: {theirs:?}");
 }
 
 #[test]
 fn names_of_miners_change_nothing() {
     // N18.
-    let named = run(setup(Policy::TwoChoices));
+    let named = run(setup(OURS));
     let renamed = run(Setup {
         prefix: "zz-",
-        ..setup(Policy::TwoChoices)
+        ..setup(OURS)
     });
     assert_eq!(named, renamed);
 }
@@ -324,7 +393,7 @@ fn a_miner_that_joins_gets_its_part_in_the_same_period() {
     // N19.
     let found = run(Setup {
         newcomer_s: Some(60),
-        ..setup(Policy::TwoChoices)
+        ..setup(OURS)
     });
     let share = |at: usize| found.posted[at] * 1000 / found.allotted[at];
     let newcomer = share(59);

@@ -30,10 +30,20 @@ const FAILS_AFTER_US: u64 = 50_000;
 const LIMIT_US: u64 = 30_000_000;
 const SECOND_US: u64 = 1_000_000;
 
+/// Who decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rule {
+    /// The production router.
+    Router(Policy),
+    /// The miner with the fewest calls in flight, over all gateways. To compare with: a miner
+    /// that fails at once always has the fewest.
+    LeastOutstanding,
+}
+
 /// What is simulated.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setup {
-    pub(crate) policy: Policy,
+    pub(crate) rule: Rule,
     pub(crate) miners: usize,
     pub(crate) gateways: usize,
     pub(crate) seconds: u64,
@@ -78,6 +88,8 @@ struct Machine {
     kind: Kind,
     slots: usize,
     running: usize,
+    /// Calls sent here that have not ended, over all gateways.
+    outstanding: usize,
     queue: VecDeque<u64>,
 }
 
@@ -174,12 +186,16 @@ impl Simulation {
                 kind: kind(at, setup.miners),
                 slots: usize::try_from(slots).expect("a few"),
                 running: 0,
+                outstanding: 0,
                 queue: VecDeque::new(),
             });
         }
         let per_second: u64 = allotted.iter().sum::<u64>() / setup.seconds;
         let settings = RouterSettings {
-            policy: setup.policy,
+            policy: match setup.rule {
+                Rule::Router(policy) => policy,
+                Rule::LeastOutstanding => Policy::default(),
+            },
             period: Duration::from_secs(setup.seconds),
         };
         let gateways = (0..setup.gateways).map(|at| Gateway {
@@ -283,7 +299,8 @@ impl Simulation {
         }
     }
 
-    fn choose(&self, gateway: usize, units: u64, now_us: u64) -> Option<(usize, InFlight)> {
+    fn choose(&mut self, gateway: usize, units: u64, now_us: u64) -> Option<(usize, InFlight)> {
+        let start = self.rng.random_range(0..self.machines.len());
         let Gateway { router, vitals } = &self.gateways[gateway];
         let wish = Wish {
             units: Units::new(units),
@@ -291,11 +308,25 @@ impl Simulation {
             pinned: None,
             explain: false,
         };
-        let mut choices = router.choices(TASK, &self.cells, wish, now_us / 1000);
-        let offer = choices.next_best()?;
-        self.cells.spent[offer.cell.0 as usize].fetch_add(units, Ordering::Relaxed);
-        let place = vitals.begin(offer.cell, Units::new(units));
-        Some((offer.cell.0 as usize, place))
+        let cell = match self.setup.rule {
+            Rule::Router(_) => {
+                let mut choices = router.choices(TASK, &self.cells, wish, now_us / 1000);
+                choices.next_best()?.cell
+            }
+            Rule::LeastOutstanding => self.least_outstanding(start, units)?,
+        };
+        self.cells.spent[cell.0 as usize].fetch_add(units, Ordering::Relaxed);
+        let place = vitals.begin(cell, Units::new(units));
+        Some((cell.0 as usize, place))
+    }
+
+    /// Among equals the first from `start` on.
+    fn least_outstanding(&self, start: usize, units: u64) -> Option<CellId> {
+        let count = self.machines.len();
+        let cells = (start..start + count)
+            .filter_map(|at| u32::try_from(at % count).ok().map(CellId))
+            .filter(|cell| self.cells.left(*cell) >= Units::new(units));
+        cells.min_by_key(|cell| self.machines[cell.0 as usize].outstanding)
     }
 
     fn send(&mut self, now_us: u64, gateway: usize, miner: usize, call: (u64, InFlight)) {
@@ -316,6 +347,7 @@ impl Simulation {
             place,
         };
         self.jobs.insert(id, job);
+        self.machines[miner].outstanding += 1;
         match kind {
             Kind::FailsFast => self.push(now_us + FAILS_AFTER_US, Event::End(id)),
             Kind::Hangs => {}
@@ -364,6 +396,7 @@ impl Simulation {
 
     /// Frees the job's slot, if it has one.
     fn leave(&mut self, now_us: u64, job: &Job) {
+        self.machines[job.miner].outstanding -= 1;
         if job.started_us.is_some() {
             self.machines[job.miner].running -= 1;
             self.start(now_us, job.miner);
