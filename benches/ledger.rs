@@ -1,0 +1,394 @@
+//! What a choice costs: select + reserve + post through the production router and table,
+//! beside maps that only look up and reserve; how many cells a choice touches; the memory
+//! of a period; the audit.
+
+#[path = "harness/promise.rs"]
+mod promise;
+#[path = "harness/table.rs"]
+mod table;
+
+use std::collections::{BTreeSet, HashMap};
+use std::hint::black_box;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use dashmap::DashMap;
+use parking_lot::Mutex;
+use taugate::registry::snapshot::{Availability, Market, Miner, Offer, Snapshot};
+use taugate::routing::{Balances, Router, RouterSettings, Vitals, Wish};
+use taugate::task::Task;
+use taugate_ledger::audit::audit;
+use taugate_ledger::engine::{CellGrant, ExchangeReply};
+use taugate_ledger::ids::{CellId, Incarnation, Origin};
+use taugate_ledger::lease::Lender;
+use taugate_ledger::period::{Period, PeriodLength};
+use taugate_ledger::reservation::Reservation;
+use taugate_ledger::table::{Table, Tables};
+use taugate_ledger::units::Units;
+use tokio::time::Instant;
+
+use self::promise::promise;
+use self::table::{Samples, print, row};
+
+const PERIOD: Period = Period::starting_at(3_600_000);
+const TASKS: u32 = 20;
+const MINERS: [u32; 3] = [10, 1_000, 10_000];
+/// A call's units.
+const CALL: Units = Units::new(100);
+/// What each cell may spend: more than a bench does.
+const MUCH: Units = Units::new(1 << 50);
+/// Steps of one sample.
+const STEPS: u32 = 200_000;
+/// Samples of each, in turn.
+const ROUNDS: usize = 11;
+
+/// What a call meets in production.
+struct Ours {
+    router: Router,
+    table: Arc<Table>,
+    tasks: Vec<String>,
+}
+
+/// A naive ledger: a map from name to balance.
+type Key = (u32, u32);
+
+fn main() {
+    speed();
+    touched();
+    memory();
+}
+
+// === Speed ===
+
+fn speed() {
+    let mut rows = vec![row([
+        "ns per call, one thread / two",
+        "select + reserve + post",
+        "DashMap get + reserve",
+        "Mutex<HashMap> get + reserve",
+        "ours / DashMap",
+    ])];
+    let mut last = f64::NAN;
+    for miners in MINERS {
+        let ours = Ours::new(miners);
+        let dashmap = dashmap(miners);
+        let mutex = Mutex::new(hashmap(miners));
+        for threads in [1, 2] {
+            let mut found: [Samples; 3] = Default::default();
+            for _ in 0..ROUNDS {
+                found[0].add(sample(threads, |draws| ours.step(draws)));
+                found[1].add(sample(threads, |draws| {
+                    let key = any(draws, miners);
+                    let balance = dashmap.get(&key).expect("every cell is there");
+                    reserve(&balance)
+                }));
+                found[2].add(sample(threads, |draws| {
+                    let key = any(draws, miners);
+                    take(&mut mutex.lock(), key)
+                }));
+            }
+            let ratio = found[0].over(&found[1]);
+            if threads == 1 {
+                last = ratio.median();
+            }
+            let mut line = row([&format!("{miners} miners x {TASKS} tasks, {threads}")]);
+            line.extend(found.iter().map(|samples| samples.told(0)));
+            line.push(ratio.told(2));
+            rows.push(line);
+        }
+    }
+    print("A choice, its reservation and its posting", &rows);
+    promise(
+        last <= 0.75,
+        &format!("10,000 x 20 on one thread at most 0.75 of DashMap get + reserve ({last:.2})"),
+    );
+}
+
+/// Nanoseconds of a step, each thread with draws of its own.
+fn sample(threads: u64, step: impl Fn(&mut Draws) -> bool + Sync) -> f64 {
+    let began = Instant::now();
+    thread::scope(|scope| {
+        for thread in 0..threads {
+            let step = &step;
+            scope.spawn(move || {
+                let mut draws = Draws(thread + 1);
+                for _ in 0..STEPS {
+                    assert!(black_box(step(&mut draws)), "nothing is spent");
+                }
+            });
+        }
+    });
+    let all = f64::from(STEPS) * float(threads);
+    began.elapsed().as_secs_f64() * 1e9 / all
+}
+
+fn any(draws: &mut Draws, miners: u32) -> Key {
+    (draws.below(miners), draws.below(TASKS))
+}
+
+/// By compare-and-swap, as a cell does.
+fn reserve(balance: &AtomicU64) -> bool {
+    let mut free = balance.load(Ordering::Acquire);
+    loop {
+        let Some(left) = free.checked_sub(CALL.get()) else {
+            return false;
+        };
+        let swapped =
+            balance.compare_exchange_weak(free, left, Ordering::AcqRel, Ordering::Acquire);
+        match swapped {
+            Ok(_) => return true,
+            Err(now) => free = now,
+        }
+    }
+}
+
+/// Under the map's lock.
+fn take(map: &mut HashMap<Key, u64>, key: Key) -> bool {
+    let balance = map.get_mut(&key).expect("every cell is there");
+    let left = balance.checked_sub(CALL.get());
+    left.map(|left| *balance = left).is_some()
+}
+
+fn dashmap(miners: u32) -> DashMap<Key, AtomicU64> {
+    keys(miners)
+        .map(|key| (key, AtomicU64::new(MUCH.get())))
+        .collect()
+}
+
+fn hashmap(miners: u32) -> HashMap<Key, u64> {
+    keys(miners).map(|key| (key, MUCH.get())).collect()
+}
+
+fn keys(miners: u32) -> impl Iterator<Item = Key> {
+    (0..miners).flat_map(|miner| (0..TASKS).map(move |task| (miner, task)))
+}
+
+// === impl Ours ===
+
+impl Ours {
+    fn new(miners: u32) -> Self {
+        let table = granted(miners * TASKS);
+        let tasks: Vec<_> = (0..TASKS).map(|task| format!("task-{task}")).collect();
+        let router = Router::new(RouterSettings::default(), 1);
+        let vitals = Vitals::default();
+        let snapshot = snapshot(&tasks, miners);
+        router.rebuild(&snapshot, table.as_ref(), &vitals, 0);
+        Self {
+            router,
+            table,
+            tasks,
+        }
+    }
+
+    fn step(&self, draws: &mut Draws) -> bool {
+        let task = &self.tasks[draws.below(TASKS) as usize];
+        let mut choices = self.router.choices(task, self.table.as_ref(), wish(), 0);
+        let Some(offer) = choices.next_best() else {
+            return false;
+        };
+        let held = Reservation::take(&self.table, &[offer.cell], CALL, Origin::Organic);
+        held.is_ok_and(|held| held.post(CALL).posted == CALL)
+    }
+}
+
+fn wish() -> Wish<'static> {
+    Wish {
+        units: CALL,
+        exclude: &[],
+        pinned: None,
+        explain: false,
+    }
+}
+
+/// All cells numbered miner by miner, as declarations that name every task have them.
+fn snapshot(tasks: &[String], miners: u32) -> Snapshot {
+    let who: Vec<_> = (0..miners)
+        .map(|number| {
+            Arc::new(Miner {
+                hotkey: format!("5F{number:046}").into(),
+                number,
+                endpoint: http::Uri::from_static("http://127.0.0.1:1"),
+            })
+        })
+        .collect();
+    let market = |(at, task): (u32, &String)| {
+        let offers = who.iter().map(|miner| Offer {
+            cell: CellId(miner.number * TASKS + at),
+            miner: Arc::clone(miner),
+            declared: MUCH,
+            allotment: MUCH,
+            verified: MUCH,
+            concurrency: Some(8),
+            availability: Availability::Free,
+        });
+        let id: Arc<str> = task.as_str().into();
+        let market = Market {
+            task: Arc::new(Task::open_chat(Arc::clone(&id))),
+            ceiling: None,
+            revision: 1,
+            offers: offers.collect(),
+        };
+        (id, Arc::new(market))
+    };
+    Snapshot {
+        markets: (0..).zip(tasks).map(market).collect(),
+        ..Snapshot::default()
+    }
+}
+
+/// A table whose cells may all spend much.
+fn granted(cells: u32) -> Arc<Table> {
+    let tables = Arc::new(Tables::new(PERIOD));
+    let length = PeriodLength::from_secs(3600).expect("not zero");
+    let lender = Lender::new(
+        Incarnation(1),
+        Default::default(),
+        Arc::clone(&tables),
+        length,
+    );
+    let all: Vec<_> = (0..cells).map(|cell| (CellId(cell), MUCH)).collect();
+    lender.expect(PERIOD, &all);
+    for (cell, _) in &all {
+        lender.need(PERIOD, *cell, MUCH);
+    }
+    for ask in lender.asks(PERIOD.start_s() * 1000) {
+        let grants = ask.cells.iter().map(|asked| CellGrant {
+            cell: asked.cell,
+            granted: asked.target,
+            wanted: MUCH,
+            sum_granted: asked.target,
+        });
+        let cells = grants.collect();
+        lender.answered(
+            &ask,
+            Ok(ExchangeReply {
+                seq: ask.seq,
+                cells,
+                live: 1,
+            }),
+        );
+    }
+    tables.current()
+}
+
+// === Cells touched ===
+
+/// Notes which cells a choice looks at.
+struct Watched<'a> {
+    table: &'a Table,
+    seen: Mutex<BTreeSet<CellId>>,
+}
+
+impl Balances for Watched<'_> {
+    fn left(&self, cell: CellId) -> Units {
+        self.seen.lock().insert(cell);
+        self.table.left(cell)
+    }
+
+    fn spent(&self, cell: CellId) -> Units {
+        self.seen.lock().insert(cell);
+        Balances::spent(self.table, cell)
+    }
+}
+
+fn touched() {
+    let mut rows = vec![row(["cells a choice looks at", "mean", "most"])];
+    for miners in MINERS {
+        let ours = Ours::new(miners);
+        let watched = Watched {
+            table: &ours.table,
+            seen: Mutex::default(),
+        };
+        let mut draws = Draws(1);
+        let (mut all, mut most) = (0, 0);
+        for _ in 0..10_000 {
+            let task = &ours.tasks[draws.below(TASKS) as usize];
+            let found = ours.router.choices(task, &watched, wish(), 0).next_best();
+            assert!(found.is_some(), "nothing is spent");
+            let seen = std::mem::take(&mut *watched.seen.lock()).len();
+            all += seen;
+            most = most.max(seen);
+        }
+        let mean = float(all as u64) / 10_000.0;
+        rows.push(row([
+            &format!("{miners} miners x {TASKS} tasks"),
+            &format!("{mean:.3}"),
+            &most.to_string(),
+        ]));
+    }
+    print("Cells touched", &rows);
+}
+
+// === Memory, audit ===
+
+fn memory() {
+    const CELLS: u32 = 200_000;
+    let before = resident_kib();
+    let (table, mut audits) = (granted_to_spend(CELLS), Samples::default());
+    let after = resident_kib();
+    for _ in 0..ROUNDS {
+        let began = Instant::now();
+        assert_eq!(black_box(audit(&table.0.current())), []);
+        audits.add(began.elapsed().as_secs_f64() * 1e3);
+    }
+    let mib = float(after.saturating_sub(before)) / 1024.0;
+    let rows = [
+        row(["a period of 200,000 cells", ""]),
+        row([
+            "resident memory, table and what is expected",
+            &format!("{mib:.1} MiB"),
+        ]),
+        row(["audit of all cells, ms", &audits.told(1)]),
+    ];
+    print("Memory and audit", &rows);
+    promise(
+        mib > 0.0 && mib <= 16.0,
+        &format!("200,000 cells in at most 16 MiB ({mib:.1})"),
+    );
+}
+
+/// An open period in which every cell stands, as the registry tells it.
+fn granted_to_spend(cells: u32) -> (Arc<Tables>, Lender) {
+    let tables = Arc::new(Tables::new(PERIOD));
+    let length = PeriodLength::from_secs(3600).expect("not zero");
+    let lender = Lender::new(
+        Incarnation(1),
+        Default::default(),
+        Arc::clone(&tables),
+        length,
+    );
+    let all: Vec<_> = (0..cells).map(|cell| (CellId(cell), MUCH)).collect();
+    lender.expect(PERIOD, &all);
+    (tables, lender)
+}
+
+/// What this process has in memory; 0 where the system does not say.
+fn resident_kib() -> u64 {
+    thread::sleep(Duration::from_millis(10));
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().nth(1));
+    kib.and_then(|kib| kib.parse().ok()).unwrap_or(0)
+}
+
+// === Draws ===
+
+/// A sequence that its seed decides (splitmix64).
+struct Draws(u64);
+
+impl Draws {
+    fn below(&mut self, bound: u32) -> u32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let high = (mixed ^ (mixed >> 31)) >> 32;
+        u32::try_from((high * u64::from(bound)) >> 32).unwrap_or(0)
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
+fn float(number: u64) -> f64 {
+    number as f64
+}
