@@ -74,10 +74,21 @@ pub struct Books {
     /// A receipt came.
     booked: Arc<Notify>,
     draws: Semaphore,
+    exchanges: AtomicU64,
+    appends: AtomicU64,
     /// Whether the engine answered last time.
     reachable: AtomicBool,
     /// Cancelled when the books are broken: stop admitting, alarm, exit.
     broken: CancellationToken,
+}
+
+/// How often the engine was called for the books since the start, whatever it answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineCalls {
+    /// For rights to spend.
+    pub exchanges: u64,
+    /// With receipts, any number in one.
+    pub appends: u64,
 }
 
 /// Why nothing was reserved.
@@ -144,6 +155,8 @@ impl Books {
             auditor: Mutex::new(Auditor::default()),
             booked,
             draws: Semaphore::new(settings.draws_max),
+            exchanges: AtomicU64::new(0),
+            appends: AtomicU64::new(0),
             reachable: AtomicBool::new(true),
             broken: CancellationToken::new(),
         })
@@ -203,6 +216,15 @@ impl Books {
     #[must_use]
     pub fn reachable(&self) -> bool {
         self.reachable.load(Ordering::Relaxed)
+    }
+
+    /// How often the engine was called.
+    #[must_use]
+    pub fn engine_calls(&self) -> EngineCalls {
+        EngineCalls {
+            exchanges: self.exchanges.load(Ordering::Relaxed),
+            appends: self.appends.load(Ordering::Relaxed),
+        }
     }
 
     /// Cancelled when the books are broken; nothing may be admitted then.

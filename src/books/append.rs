@@ -50,6 +50,7 @@ impl Books {
 
     async fn append(&self, ask: AppendAsk) -> bool {
         let period = ask.period;
+        self.appends.fetch_add(1, Ordering::Relaxed);
         match self.engine.append(ask).await {
             Ok(reply) => {
                 self.reachable.store(true, Ordering::Relaxed);

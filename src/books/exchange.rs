@@ -106,6 +106,7 @@ impl Books {
     pub(super) async fn exchange(&self, mut ask: ExchangeAsk) {
         let answer = loop {
             self.lender.refresh(&mut ask);
+            self.exchanges.fetch_add(1, Ordering::Relaxed);
             match self.engine.exchange(ask.clone()).await {
                 // The other task's receipts were faster; only a posting more leads here again.
                 Err(ExchangeError::PostedBehind(cell)) if self.lender.overtaken(&ask, cell) => {}

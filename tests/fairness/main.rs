@@ -7,6 +7,7 @@ mod network;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use taugate::books::EngineCalls;
 use taugate::client::replay::{Heard, Plan, drive, trace};
 use taugate_ledger::period::Period;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +26,7 @@ const HEALTHY: [Character; 5] = [
         concurrency: 72,
         tokens_per_s: 400.0,
         failure_rate: 0.0,
+        delay: Duration::ZERO,
     },
     Character {
         name: "medium",
@@ -32,6 +34,7 @@ const HEALTHY: [Character; 5] = [
         concurrency: 36,
         tokens_per_s: 400.0,
         failure_rate: 0.0,
+        delay: Duration::ZERO,
     },
     Character {
         name: "second",
@@ -39,6 +42,7 @@ const HEALTHY: [Character; 5] = [
         concurrency: 36,
         tokens_per_s: 300.0,
         failure_rate: 0.0,
+        delay: Duration::ZERO,
     },
     Character {
         name: "small",
@@ -46,6 +50,7 @@ const HEALTHY: [Character; 5] = [
         concurrency: 18,
         tokens_per_s: 400.0,
         failure_rate: 0.0,
+        delay: Duration::ZERO,
     },
     // It writes slowly, but keeps what it declares: it is healthy.
     Character {
@@ -54,6 +59,7 @@ const HEALTHY: [Character; 5] = [
         concurrency: 18,
         tokens_per_s: 60.0,
         failure_rate: 0.0,
+        delay: Duration::ZERO,
     },
 ];
 
@@ -63,6 +69,7 @@ const FAILING: Character = Character {
     concurrency: 36,
     tokens_per_s: 400.0,
     failure_rate: 0.9,
+    delay: Duration::ZERO,
 };
 
 const NEWCOMER: Character = Character {
@@ -71,6 +78,7 @@ const NEWCOMER: Character = Character {
     concurrency: 18,
     tokens_per_s: 400.0,
     failure_rate: 0.0,
+    delay: Duration::ZERO,
 };
 
 /// What a run came to.
@@ -84,6 +92,7 @@ struct Run {
     later: (u64, u64),
     /// What the newcomer posted in the period in which it joined.
     newcomer: u64,
+    engine: EngineCalls,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -101,6 +110,56 @@ async fn units_follow_allotments_and_a_failing_miner_starves() {
     assert!(all > 1_000, "{all} attempts after ten seconds");
     assert!(failing * 50 < all, "{failing} of {all} attempts");
     assert!(run.newcomer > 0);
+    // N33: a call's way to its first byte asks the engine for nothing, nearly always.
+    assert!(run.engine.exchanges * 5 < run.calls, "{:?}", run.engine);
+}
+
+/// N33: a request took about five round trips to the store before its first byte, and one for
+/// each token. Slices are had beforehand, and receipts that come together go together: over
+/// this run each request takes less than a fifth of a call of the engine.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn n33_a_request_takes_less_than_a_fifth_of_a_call_of_the_engine() {
+    const AT_ONCE: usize = 512;
+    let network = Network::start(&[Character {
+        name: "together",
+        units_per_hour: 60_000_000,
+        concurrency: 1_024,
+        tokens_per_s: 0.0,
+        failure_rate: 0.0,
+        delay: Duration::from_secs(1),
+    }])
+    .await;
+    let client = network.client().await;
+    let call = trace::Recorded {
+        at: Duration::ZERO,
+        context_tokens: 10,
+        generated_tokens: 20,
+    };
+    let (mut whole, before) = (0, network.gateway.books().engine_calls());
+    for seed in 0..4 {
+        let plan = Plan {
+            task: TASK.into(),
+            calls: vec![call; AT_ONCE],
+            speed: 1.0,
+            concurrency: AT_ONCE,
+            prompt_tokens_max: 100,
+            seed,
+        };
+        let stop = CancellationToken::new();
+        let driving = drive(&client, plan, &stop, |heard| {
+            whole += u64::from(heard.ended.is_ok_and(|cost| cost.recorded));
+        });
+        driving.await.expect("no call panics");
+    }
+    let after = network.gateway.books().engine_calls();
+    let calls = (after.exchanges - before.exchanges) + (after.appends - before.appends);
+    println(&format!(
+        "{whole} calls in four waves: {calls} calls of the engine, {:.3} each",
+        float(calls) / float(whole)
+    ));
+    assert!(whole > 2_000, "{whole} whole answers");
+    assert!(calls * 5 < whole, "{before:?} to {after:?} for {whole}");
+    network.stop().await;
 }
 
 async fn run() -> Run {
@@ -153,6 +212,7 @@ async fn run() -> Run {
         failing: (failing, network.allotment(failing_cell)),
         later: (all - early.0, failing.attempts - early.1),
         newcomer: network.booked(newcomer, &[joined]).await.posted,
+        engine: network.gateway.books().engine_calls(),
     };
     network.stop().await;
     run
@@ -248,9 +308,12 @@ impl Run {
         writeln!(
             text,
             "Jain {:.4}; the failing miner after ten seconds: {failing} of {all} attempts; \
-             the newcomer posted {} units in its first period",
+             the newcomer posted {} units in its first period\n\
+             the engine: {} exchanges, {} appends",
             self.jain(),
-            self.newcomer
+            self.newcomer,
+            self.engine.exchanges,
+            self.engine.appends
         )
         .expect("a string");
         text

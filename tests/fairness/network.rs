@@ -31,6 +31,8 @@ pub(crate) struct Character {
     pub(crate) concurrency: u32,
     pub(crate) tokens_per_s: f64,
     pub(crate) failure_rate: f64,
+    /// The pause before each answer.
+    pub(crate) delay: Duration,
 }
 
 /// A running network.
@@ -91,6 +93,7 @@ impl Network {
         let model = SimulatedModel::new(Simulation {
             tokens_per_s: character.tokens_per_s,
             failure_rate: character.failure_rate,
+            delay: character.delay,
             seed: u64::from(character.concurrency),
             ..Simulation::default()
         });
