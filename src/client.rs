@@ -4,13 +4,16 @@
 //! refusal says that it helps, and not before it says so.
 
 pub mod ask;
+pub mod reach;
 pub mod replay;
 
 use std::time::Duration;
 
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 use tokio::time::{Instant, timeout_at};
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::StatusExt as _;
 
@@ -40,13 +43,27 @@ pub struct Retries {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The address is malformed.
-    #[error("{0} is no address of a gateway: http://host:port")]
+    #[error("{0} is no address of a gateway: http://host:port or https://host:port")]
     Address(String),
+    /// The certificates to trust cannot be read.
+    #[error("cannot read {}: {source}", .file.display())]
+    Ca {
+        /// Their file.
+        file: std::path::PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// There is no certificate in what is to be trusted.
+    #[error("there is no certificate in what is to be trusted")]
+    NoCa,
+    /// The system's certificates cannot be used, or it has none.
+    #[error("no certificate to trust: {}", cause(.0))]
+    Trust(#[source] tonic::transport::Error),
     /// The key holds what no header may hold.
     #[error("the key is malformed")]
     Key,
     /// Nobody answers.
-    #[error("no gateway answers at {address}")]
+    #[error("no gateway answers at {address}: {}", cause(.source))]
     Away {
         /// The address.
         address: String,
@@ -91,16 +108,58 @@ impl Default for Retries {
     }
 }
 
+// === impl ConnectError ===
+
+impl ConnectError {
+    /// A command's exit code: 4 when nobody answers, 2 when it was told wrongly.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Away { .. } => 4,
+            Self::Address(_) | Self::Key | Self::Ca { .. } | Self::NoCa | Self::Trust(_) => 2,
+        }
+    }
+}
+
 // === impl Client ===
 
 impl Client {
-    /// Connects.
+    /// Connects to `http://host:port`, or by TLS to `https://host:port` with what the system
+    /// trusts.
     ///
     /// # Errors
     /// When the address or the key is malformed, or nobody answers.
     pub async fn connect(address: &str, key: Option<&str>) -> Result<Self, ConnectError> {
-        let bad = |_| ConnectError::Address(address.to_owned());
-        let endpoint = Endpoint::from_shared(address.to_owned()).map_err(bad)?;
+        Self::connect_trusting(address, key, None).await
+    }
+
+    /// As [`Self::connect`]; over TLS it trusts these certificates (PEM) alone, where some
+    /// are given.
+    ///
+    /// # Errors
+    /// As [`Self::connect`], and when the certificates are none.
+    pub async fn connect_trusting(
+        address: &str,
+        key: Option<&str>,
+        trusted: Option<&[u8]>,
+    ) -> Result<Self, ConnectError> {
+        let bad = || ConnectError::Address(address.to_owned());
+        let endpoint = Endpoint::from_shared(address.to_owned()).map_err(|_| bad())?;
+        let endpoint = match endpoint.uri().scheme_str() {
+            Some("http") => endpoint,
+            Some("https") => {
+                let trust = ClientTlsConfig::new();
+                let trust = match trusted {
+                    Some(pem) if holds_certificates(pem) => {
+                        trust.ca_certificate(Certificate::from_pem(pem))
+                    }
+                    Some(_) => return Err(ConnectError::NoCa),
+                    None => trust.with_native_roots(),
+                };
+                endpoint.tls_config(trust).map_err(ConnectError::Trust)?
+            }
+            _ => return Err(bad()),
+        };
         let channel = endpoint
             .connect_timeout(Duration::from_secs(5))
             // A gateway that vanished without a word is noticed.
@@ -284,6 +343,12 @@ impl Answer {
 // === impl Refused ===
 
 impl Refused {
+    /// Whether a gateway gave a reason; a proxy or a broken connection gives none.
+    #[must_use]
+    pub fn has_reason(&self) -> bool {
+        self.reason != format!("{:?}", self.code)
+    }
+
     /// What the gateway did not say itself.
     fn local(code: Code, message: &str) -> Self {
         let reason = if code == Code::DeadlineExceeded {
@@ -329,6 +394,21 @@ impl From<&Status> for Refused {
             fields,
         }
     }
+}
+
+/// Whether there is a certificate in a file, and none that is broken.
+fn holds_certificates(pem: &[u8]) -> bool {
+    let mut found = CertificateDer::pem_slice_iter(pem).peekable();
+    found.peek().is_some() && found.all(|certificate| certificate.is_ok())
+}
+
+/// The first cause: what the transport says itself is no more than that it failed.
+fn cause(error: &tonic::transport::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
 }
 
 /// A message of one text.

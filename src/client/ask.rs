@@ -5,16 +5,17 @@ use std::io::{IsTerminal as _, Read as _, Write};
 use clap::Args;
 use serde::Serialize;
 
-use super::{Answer, Client, ConnectError, Refused, chat, message};
+use super::reach::Reach;
+use super::{Answer, ConnectError, Refused, chat, message};
 use crate::proto::v1;
 use crate::proto::v1::stream_generate_response::Event;
 
 /// Asks a gateway; without a prompt it lists the tasks.
 #[derive(Args, Clone, Debug)]
 #[command(
-    after_help = "Ends with 0 when the whole answer came, 1 when it broke off or was \
-                        refused, 2 when the request was wrong, 3 when there was no capacity, 4 \
-                        when no gateway answers."
+    after_help = "Ends with 0 when the whole answer came, 1 when it broke off or was refused, \
+                  2 when an argument or the request was wrong, 3 when there was no capacity, 4 \
+                  when no gateway answers."
 )]
 pub struct AskArgs {
     /// What to ask; `-` reads it from standard input. Without it the tasks are listed
@@ -22,16 +23,9 @@ pub struct AskArgs {
     /// The task; may be left out where there is one only
     #[arg(long, short)]
     pub task: Option<String>,
-    /// The gateway
-    #[arg(
-        long,
-        default_value = "http://127.0.0.1:50051",
-        env = "TAUGATE_GATEWAY"
-    )]
-    pub gateway: String,
-    /// The API key
-    #[arg(long, env = "TAUGATE_KEY", hide_env_values = true)]
-    pub key: Option<String>,
+    /// Where it is.
+    #[command(flatten)]
+    pub reach: Reach,
     /// The most tokens to write
     #[arg(long)]
     pub max_tokens: Option<u32>,
@@ -72,6 +66,9 @@ pub enum AskError {
     /// No gateway.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// Somebody answers, but no gateway: a proxy, or one that wants TLS.
+    #[error("no gateway speaks there: {0}; is it http:// or https://?")]
+    Stranger(Refused),
     /// The gateway refused, or the answer broke off.
     #[error("{}", advice(.0))]
     Refused(#[from] Refused),
@@ -93,13 +90,23 @@ impl AskError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Connect(_) => 4,
+            Self::Connect(error) => error.exit_code(),
+            Self::Stranger(_) => 4,
             Self::WhichTask(_) => 2,
             Self::Io(_) | Self::Json(_) => 1,
             Self::Refused(refused) if refused.reason == "NO_CAPACITY" => 3,
             Self::Refused(refused) if !refused.fields.is_empty() => 2,
             Self::Refused(_) => 1,
         }
+    }
+}
+
+/// What became of a call that did not begin.
+fn refused(refused: Refused) -> AskError {
+    if refused.has_reason() {
+        AskError::Refused(refused)
+    } else {
+        AskError::Stranger(refused)
     }
 }
 
@@ -146,14 +153,14 @@ pub async fn run(
     out: &mut (impl Write + Send),
     aside: &mut (impl Write + Send),
 ) -> Result<(), AskError> {
-    let client = Client::connect(&args.gateway, args.key.as_deref()).await?;
+    let client = args.reach.connect().await?;
     let Some(prompt) = &args.prompt else {
-        let tasks = client.tasks().await?;
+        let tasks = client.tasks().await.map_err(refused)?;
         return Ok(writeln!(out, "{}", table(&tasks))?);
     };
     let task = match &args.task {
         Some(task) => task.clone(),
-        None => only_task(client.tasks().await?)?,
+        None => only_task(client.tasks().await.map_err(refused)?)?,
     };
     let prompt = if prompt == "-" {
         read_all()?
@@ -172,7 +179,7 @@ pub async fn run(
             chat.messages.insert(0, message(v1::Role::System, system));
         }
     }
-    let answer = client.stream(&request).await?;
+    let answer = client.stream(&request).await.map_err(refused)?;
     if args.json {
         let told = fold(answer).await?;
         Ok(writeln!(out, "{}", serde_json::to_string(&told)?)?)

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::report::{Report, Tally};
 use self::trace::{Part, Recorded, TraceError};
+use super::reach::Reach;
 use super::{Client, ConnectError, Refused, Retries, chat};
 use crate::proto::v1;
 use crate::proto::v1::stream_generate_response::Event;
@@ -29,8 +30,8 @@ use crate::proto::v1::stream_generate_response::Event;
 /// result, not a failure.
 #[derive(Args, Clone, Debug)]
 #[command(
-    after_help = "Ends with 0 when answers came, 1 when not one did, 2 when the trace or \
-                        the task is wrong, 4 when no gateway answers."
+    after_help = "Ends with 0 when answers came, 1 when not one did, 2 when an argument, the \
+                  trace or the task is wrong, 4 when no gateway answers."
 )]
 pub struct ReplayArgs {
     /// The trace, CSV with TIMESTAMP,ContextTokens,GeneratedTokens; without it, an hour of a
@@ -70,16 +71,9 @@ pub struct ReplayArgs {
     /// Print the report as JSON
     #[arg(long)]
     pub json: bool,
-    /// The gateway
-    #[arg(
-        long,
-        default_value = "http://127.0.0.1:50051",
-        env = "TAUGATE_GATEWAY"
-    )]
-    pub gateway: String,
-    /// The API key
-    #[arg(long, env = "TAUGATE_KEY", hide_env_values = true)]
-    pub key: Option<String>,
+    /// Where it is.
+    #[command(flatten)]
+    pub reach: Reach,
 }
 
 /// Why there was no replay.
@@ -173,7 +167,7 @@ impl ReplayError {
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Connect(_) => 4,
+            Self::Connect(error) => error.exit_code(),
             Self::NoTask(_) | Self::File { .. } | Self::Trace(_) => 2,
             Self::Tasks(_) | Self::Bug(_) | Self::Histogram(_) | Self::Json(_) | Self::Io(_) => 1,
         }
@@ -198,7 +192,9 @@ pub async fn run(
         None => trace::shipped()?,
     };
     let calls = trace::cut(calls, args.part())?;
-    let client = Client::connect(&args.gateway, args.key.as_deref())
+    let client = args
+        .reach
+        .connect()
         .await?
         .with_deadline(Duration::try_from_secs_f64(args.deadline_s).unwrap_or(Duration::MAX))
         .with_retries(Retries {

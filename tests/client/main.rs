@@ -182,6 +182,45 @@ async fn ask_lists_streams_and_tells_scripts_what_happened() {
     assert_eq!(away.expect_err("no gateway").exit_code(), 4);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn over_https_only_a_trusted_gateway_is_spoken_to() {
+    let dir = tempfile::tempdir().expect("a scratch directory");
+    let (gateway, address, cert) = Network::with_tls(dir.path()).await;
+    let cert = cert.to_str().expect("a path");
+    let (said, ended) = ask(&["--gateway", &address, "--ca", cert]).await;
+    assert!(ended.is_ok() && said.contains("no task yet"), "{ended:?}");
+
+    let (_, stranger) = ask(&["--gateway", &address]).await;
+    let stranger = stranger.expect_err("nobody signed it");
+    assert_eq!(stranger.exit_code(), 4);
+    assert!(stranger.to_string().contains("certificate"), "{stranger}");
+
+    // The name must be the certificate's, too.
+    let other = address.replace("localhost", "127.0.0.1");
+    let (_, other) = ask(&["--gateway", &other, "--ca", cert]).await;
+    assert_eq!(other.expect_err("another name").exit_code(), 4);
+    let plain = address.replace("https", "http");
+    let (_, plain) = ask(&["--gateway", &plain]).await;
+    assert_eq!(plain.expect_err("it speaks TLS").exit_code(), 4);
+    gateway.stop().await.expect("the books are closed");
+}
+
+#[tokio::test]
+async fn arguments_that_name_no_gateway_are_told_from_one_that_is_away() {
+    let (_, bare) = ask(&["--gateway", "127.0.0.1:50051"]).await;
+    assert_eq!(bare.expect_err("no scheme").exit_code(), 2);
+    let (_, ca) = ask(&["--ca", "/nowhere.pem"]).await;
+    assert_eq!(ca.expect_err("no file").exit_code(), 2);
+    let dir = tempfile::tempdir().expect("a scratch directory");
+    let file = dir.path().join("no.pem");
+    std::fs::write(&file, "nothing").expect("a scratch file");
+    let ca = file.to_str().expect("a path");
+    let (_, none) = ask(&["--gateway", "https://localhost:1", "--ca", ca]).await;
+    let none = none.expect_err("no certificate");
+    assert!(none.to_string().contains("certificate"), "{none}");
+    assert_eq!(none.exit_code(), 2);
+}
+
 #[derive(Parser)]
 struct Line {
     #[command(flatten)]

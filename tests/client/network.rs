@@ -1,7 +1,7 @@
 //! A real gateway with one simulated miner.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,21 +28,28 @@ pub(crate) struct Network {
 }
 
 impl Network {
+    /// Starts a gateway alone, with a certificate for `localhost` that nobody signed; the
+    /// gateway, its address, and the certificate's file in `dir`.
+    pub(crate) async fn with_tls(dir: &Path) -> (Gateway, String, PathBuf) {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]);
+        let made = made.expect("a certificate");
+        let (cert, key) = (dir.join("cert.pem"), dir.join("key.pem"));
+        std::fs::write(&cert, made.cert.pem()).expect("a scratch file");
+        std::fs::write(&key, made.signing_key.serialize_pem()).expect("a scratch file");
+        let mut config = config(dir);
+        config.listen.cert_file = Some(cert.clone());
+        config.listen.key_file = Some(key);
+        let gateway = Gateway::start(Arc::new(config), Arc::new(SystemClock)).await;
+        let gateway = gateway.expect("the gateway starts");
+        let address = format!("https://localhost:{}", gateway.addresses().public.port());
+        (gateway, address, cert)
+    }
+
     pub(crate) async fn start() -> Self {
         let dir = tempfile::tempdir().expect("a scratch directory");
         let clock = Arc::new(SystemClock) as SharedClock;
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut config = Config::development();
-        (
-            config.listen.public,
-            config.listen.peer,
-            config.listen.admin,
-        ) = (any, any, any);
-        config.store.path = dir.path().join("taugate.db");
-        // One period holds the whole test.
-        config.period.length = PeriodLength::from_secs(86_400).expect("not zero");
-        config.drain.delay = Duration::ZERO;
-        config.gateway.shards = Some(1);
+        let config = config(dir.path());
         let gateway = Gateway::start(Arc::new(config), Arc::clone(&clock)).await;
         let gateway = gateway.expect("the gateway starts");
         let keypair = Arc::new(Keypair::from_secret("//One").expect("a key"));
@@ -133,4 +140,20 @@ impl Network {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
+}
+
+fn config(dir: &Path) -> Config {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let mut config = Config::development();
+    (
+        config.listen.public,
+        config.listen.peer,
+        config.listen.admin,
+    ) = (any, any, any);
+    config.store.path = dir.join("taugate.db");
+    // One period holds the whole test.
+    config.period.length = PeriodLength::from_secs(86_400).expect("not zero");
+    config.drain.delay = Duration::ZERO;
+    config.gateway.shards = Some(1);
+    config
 }
