@@ -104,12 +104,7 @@ impl Run {
                 .capacity_left(&self.admitted.task.id)
                 .into(),
         };
-        let mark = self.guard.outlet.delivered();
-        self.guard
-            .outlet
-            .push(Event::Completed(completed), mark)
-            .ok();
-        self.guard.outlet.finish(Ok(()));
+        self.guard.outlet.conclude(Event::Completed(completed));
     }
 
     /// A broken answer: what the client has of it is booked.

@@ -171,13 +171,14 @@ impl Guard {
         self.record.judge_refusals();
         let receipt = self.record.receipt(ending.finish, ending.quality, &cells);
         let (waiter, durable) = oneshot::channel();
+        // Booked before it is told: what listens to logs and traces may fail.
+        slot.send(receipt, Some(waiter));
         observe(
             &self.record,
             &self.calls.instruments,
             &self.calls.trace,
             ending.finish,
         );
-        slot.send(receipt, Some(waiter));
         Some(durable)
     }
 

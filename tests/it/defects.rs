@@ -1,6 +1,8 @@
 //! Defects that systems before this one had: each test names the one that it keeps out.
 
 mod books;
+mod chaos;
+mod panics;
 mod streams;
 mod verdicts;
 
@@ -71,6 +73,14 @@ fn payload(request: &mut v1::GenerateRequest) -> &mut v1::ChatPayload {
         Some(v1::generate_request::Payload::Chat(chat)) => chat,
         Some(_) | None => panic!("a chat"),
     }
+}
+
+/// The receipts that the journal has room for.
+fn free_slots(gateway: &TestGateway) -> usize {
+    let books = gateway.gateway.books();
+    let period = books.table().period();
+    let slots: Vec<_> = std::iter::from_fn(|| books.slot(period)).collect();
+    slots.len()
 }
 
 /// Long enough for a machine that has much else to do.
