@@ -121,11 +121,24 @@ impl Gateway {
     /// # Errors
     /// See [`StartError`]; nothing runs then.
     pub async fn start(config: Arc<Config>, clock: SharedClock) -> Result<Self, StartError> {
-        let parts = Parts::assemble(&config, clock).await?;
-        let gateway = build::open_doors(config, parts).await?;
-        gateway.run_control();
-        gateway.ready().await;
+        let gateway = Self::open(config, clock).await?;
+        gateway.begin().await;
         Ok(gateway)
+    }
+
+    /// Opens the store, then the doors. It is not ready, and health says so, until it begins.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing runs then.
+    pub async fn open(config: Arc<Config>, clock: SharedClock) -> Result<Self, StartError> {
+        let parts = Parts::assemble(&config, clock).await?;
+        build::open_doors(config, parts).await
+    }
+
+    /// Starts what works beside the doors; the gateway is ready then.
+    pub async fn begin(&self) {
+        self.run_control();
+        self.ready().await;
     }
 
     /// Where it listens.

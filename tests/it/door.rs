@@ -7,7 +7,7 @@ use taugate::proto::v1;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::miner::{Act, FakeMiner};
-use crate::support::wire::{Endless, get, request, send};
+use crate::support::wire::{Endless, request, send};
 use crate::support::{Heard, TestGateway, chat};
 
 #[tokio::test]
@@ -34,38 +34,6 @@ async fn a_stream_that_outlives_the_drain_is_told_why_it_ends() {
     assert_eq!(heard.reason(), "DRAINING");
     let stopped = stopping.await.expect("no panic");
     stopped.expect("the incarnation is closed");
-}
-
-#[tokio::test]
-async fn a_drain_is_not_ready_at_once_and_takes_no_calls_once_connections_must_go() {
-    let script = vec![Act::Say("half".into()), Act::Hang];
-    let miner = FakeMiner::start(script).await;
-    let gateway = TestGateway::with(|config| {
-        config.drain.delay = Duration::from_secs(1);
-        config.drain.deadline = Duration::from_secs(2);
-    })
-    .await;
-    gateway.declare("//One", &miner, 100_000, 4).await;
-    let admin = gateway.gateway.addresses().admin;
-    assert_eq!(get(admin, "/ready").await, 200);
-    let mut holds = gateway.client().await;
-    let held = holds.stream_generate(chat("hello")).await.expect("it runs");
-    let calls = std::sync::Arc::clone(gateway.gateway.calls());
-    let stopping = tokio::task::spawn(gateway.gateway.stop());
-    let drained = tokio::time::Instant::now() + Duration::from_millis(900);
-    while get(admin, "/ready").await == 200 {
-        assert!(tokio::time::Instant::now() < drained, "still ready");
-    }
-    assert!(!calls.running.is_closed(), "calls are taken for a while");
-    while !calls.running.is_closed() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    // On the connection that lives: the refusal, or a stream that HTTP/2 never opened.
-    if let Ok(response) = holds.stream_generate(chat("late")).await {
-        panic!("a call was taken: {response:?}");
-    }
-    drop(held);
-    stopping.await.expect("no panic").expect("closed");
 }
 
 #[tokio::test]

@@ -7,6 +7,8 @@ mod chat;
 mod defects;
 mod door;
 mod garbage;
+mod health;
 mod keys;
 mod refusals;
+mod slow;
 mod support;

@@ -47,6 +47,13 @@ impl TestGateway {
 
     /// A gateway with a changed configuration.
     pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let opened = Self::open(change).await;
+        opened.gateway.begin().await;
+        opened
+    }
+
+    /// A gateway that is not ready yet.
+    pub(crate) async fn open(change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().expect("a scratch directory");
         let mut config = Config::development();
         let any = "127.0.0.1:0".parse().expect("an address");
@@ -61,7 +68,7 @@ impl TestGateway {
         config.drain.deadline = Duration::from_secs(1);
         config.gateway.shards = Some(1);
         change(&mut config);
-        let gateway = Gateway::start(Arc::new(config), Arc::new(SystemClock)).await;
+        let gateway = Gateway::open(Arc::new(config), Arc::new(SystemClock)).await;
         Self {
             gateway: gateway.expect("the gateway starts"),
             _dir: dir,

@@ -101,3 +101,42 @@ pub(crate) async fn fetch(address: SocketAddr, path: &str) -> String {
     stream.read_to_string(&mut answer).await.expect("answered");
     answer
 }
+
+/// Carries one connection to a gateway, without what tells a client to go: as if that were
+/// on its way still. Says where to connect.
+pub(crate) async fn deaf_to_leaving(gateway: SocketAddr) -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+    let listener = listener.expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    tokio::task::spawn(async move {
+        let (client, _) = listener.accept().await.expect("a client");
+        let server = tokio::net::TcpStream::connect(gateway).await.expect("open");
+        let (mut from_client, to_client) = client.into_split();
+        let (from_server, mut to_server) = server.into_split();
+        let up = tokio::io::copy(&mut from_client, &mut to_server);
+        tokio::select! {
+            _ = up => {}
+            () = without_leaving(from_server, to_client) => {}
+        }
+    });
+    address
+}
+
+/// Copies frames but PING and GOAWAY.
+async fn without_leaving(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+) {
+    let mut head = [0; 9];
+    while from.read_exact(&mut head).await.is_ok() {
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; usize::try_from(length).expect("fits")];
+        let leaving = matches!(head[3], 0x6 | 0x7);
+        if from.read_exact(&mut payload).await.is_err() {
+            return;
+        }
+        if !leaving && to.write_all(&[&head[..], &payload].concat()).await.is_err() {
+            return;
+        }
+    }
+}
