@@ -4,6 +4,7 @@ mod books;
 mod chaos;
 mod panics;
 mod streams;
+mod traces;
 mod verdicts;
 
 use std::collections::BTreeMap;
