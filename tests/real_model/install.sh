@@ -5,15 +5,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-GRPCURL=v1.9.3
 into=peers/real-model
 
-if ! [ -x peers/bin/grpcurl ] || [ "$(cat peers/bin/grpcurl.version 2>/dev/null)" != "$GRPCURL" ]; then
-  command -v go >/dev/null || { echo "grpcurl is built by Go, and Go is not here" >&2; exit 1; }
-  mkdir -p peers/bin
-  GOBIN="$PWD/peers/bin" go install "github.com/fullstorydev/grpcurl/cmd/grpcurl@$GRPCURL"
-  echo "$GRPCURL" >peers/bin/grpcurl.version
-fi
+tests/install_grpcurl.sh
 
 # What is installed is known by this very script.
 if cmp -s tests/real_model/install.sh "$into/installed-by"; then

@@ -1,108 +1,20 @@
 #!/usr/bin/env bash
 # A real language model, twice, behind two miners and a gateway, all as processes of their own
 # and over real sockets. Prints a line per check; ends with 1 if one failed.
-#
-# TAUGATE names the program to test; without it the debug build is used, and built if missing.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 tests/real_model/install.sh
 python=peers/real-model/venv/bin/python
 model=peers/real-model/gemma.gguf
-taugate=${TAUGATE:-target/debug/taugate}
-if [ -z "${TAUGATE:-}" ]; then
-  cargo build --quiet --locked --bin taugate
-fi
+# shellcheck source=tests/suite.sh
+source tests/suite.sh
 
-run=$(mktemp -d)
-pids=()
-failed_at_end=1
-
-finish() {
-  # Only what was started here, each by its own id.
-  for pid in "${pids[@]}"; do
-    kill "$pid" 2>/dev/null || true
-  done
-  for pid in "${pids[@]}"; do
-    wait "$pid" 2>/dev/null || true
-  done
-  if [ "$failed_at_end" = 0 ]; then
-    rm -rf "$run"
-  else
-    printf 'logs are in %s\n' "$run"
-  fi
-}
-trap finish EXIT
-trap 'exit 130' INT TERM
-
-# start NAME COMMAND... : runs it in the background; its id is in $started.
-start() {
-  local name=$1
-  shift
-  "$@" >"$run/$name.log" 2>&1 &
-  started=$!
-  pids+=("$started")
-}
-
-say() { printf '%s\n' "$1" | tee -a "$run/checks"; }
-
-# expect WHAT COMMAND... : a check that is a command.
-expect() {
-  local what=$1
-  shift
-  if "$@"; then say "ok   $what"; else say "FAIL $what"; fi
-}
-
-# checks COMMAND... : a program that prints its own lines of checks.
-checks() {
-  local code=0
-  "$@" >"$run/part" 2>"$run/part.err" || code=$?
-  tee -a "$run/checks" <"$run/part"
-  if [ "$code" != 0 ] && ! grep -q '^FAIL' "$run/part"; then
-    say "FAIL $(basename "$2") ${5:-} ended with $code: $(tail -n 1 "$run/part.err")"
-  fi
-}
-
-# until_true WHAT SECONDS COMMAND... : waits for a condition.
-until_true() {
-  local what=$1 deadline=$((SECONDS + $2))
-  shift 2
-  until "$@" >/dev/null 2>&1; do
-    if [ "$SECONDS" -ge "$deadline" ]; then
-      say "FAIL $what"
-      exit 1
-    fi
-    sleep 0.05
-  done
-  say "ok   $what"
-}
-
-read -r model_1 model_2 miner_1 miner_2 public peer admin < <("$python" - <<'FREE'
-import socket
-
-held = [socket.socket() for _ in range(7)]
-for one in held:
-    one.bind(("127.0.0.1", 0))
-print(*(one.getsockname()[1] for one in held))
-FREE
-)
+read -r model_1 model_2 miner_1 miner_2 public peer admin < <(free_ports 7)
 
 # --- start ---
 
-# As a development gateway, but with a store and ports of its own.
-cat >"$run/gateway.toml" <<TOML
-[listen]
-public = "127.0.0.1:$public"
-peer = "127.0.0.1:$peer"
-admin = "127.0.0.1:$admin"
-[keys]
-required = false
-[registry]
-open_registration = true
-open_tasks = true
-[store]
-path = "$run/books.db"
-TOML
+open_gateway "$public" "$peer" "$admin" >"$run/gateway.toml"
 
 start model_1 "$python" tests/real_model/serve_llm.py "$model" "$model_1" 2
 model_1_pid=$started
@@ -177,20 +89,31 @@ client chats tiny 8
 client cancel tiny "http://127.0.0.1:$model_1" "http://127.0.0.1:$model_2"
 client lose tiny "http://127.0.0.1:$model_1" "$model_1_pid" "http://127.0.0.1:$model_2" "$model_2_pid"
 
+# --- the demo, with the server that is left behind one miner ---
+
+# demo : its books are its own; the real model must be in them.
+demo() {
+  local left=$model_1
+  curl -sf "http://127.0.0.1:$left/health" >"$run/health" || left=$model_2
+  if ! "$taugate" demo --minutes 0.5 --speed 5 --model "http://127.0.0.1:$left" \
+    --json "$run/demo.json" >"$run/demo" 2>&1; then
+    say "FAIL the demo: $(tail -n 3 "$run/demo")"
+    return
+  fi
+  local posted
+  posted=$("$python" -c 'import json, sys
+print(next(m["posted"] for m in json.load(open(sys.argv[1]))["miners"] if m["name"] == "real"))' \
+    "$run/demo.json")
+  expect "the demo puts the real model behind a miner, and its books close: $posted units" \
+    [ "$posted" -gt 0 ]
+}
+demo
+
 # --- the books ---
 
 kill "$gateway_pid"
-code=0
-wait "$gateway_pid" || code=$?
-# It is gone; its id may be somebody else's from here on.
-for index in "${!pids[@]}"; do
-  if [ "${pids[index]}" = "$gateway_pid" ]; then unset "pids[index]"; fi
-done
+ended "$gateway_pid"
 expect "the gateway drains and ends with 0: $code" [ "$code" = 0 ]
 checks "$python" tests/real_model/books.py "$run/books.db" "$run/told"
 
-passed=$(grep -c '^ok' "$run/checks" || true)
-failed=$(grep -c '^FAIL' "$run/checks" || true)
-printf '%s passed, %s failed\n' "$passed" "$failed"
-[ "$failed" = 0 ] && failed_at_end=0
-exit "$failed_at_end"
+verdict
