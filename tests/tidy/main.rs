@@ -195,6 +195,20 @@ fn no_test_is_switched_off() {
 }
 
 #[test]
+fn every_test_that_is_named_as_proof_is_there() {
+    let places = ["src", "crates", "tests"].map(|place| files(&top().join(place)));
+    let sources = places.into_iter().flatten();
+    let sources = sources.filter(|path| path.extension() == Some(OsStr::new("rs")));
+    let tests: Vec<String> = sources
+        .flat_map(|path| source::functions(&source::plain(&read(&path))))
+        .map(|function| function.name)
+        .collect();
+    over(&["docs/TESTING.md"], &["md"], |_, text| {
+        rules::shown_by(text, &tests)
+    });
+}
+
+#[test]
 fn every_lint_is_on_in_every_package() {
     let manifest = table("Cargo.toml");
     let mut wrong = rules::lint_table(&manifest, LINTS);
@@ -348,6 +362,16 @@ fn a_file_without_an_opening_and_a_test_that_is_off_are_found() {
         rules::test_attributes("#[test]\n#[should_panic]\nfn a() {}").len(),
         1
     );
+}
+
+#[test]
+fn a_proof_that_is_not_there_is_found() {
+    let tests = ["n1_a".to_owned(), "b".to_owned()];
+    let found = |row: &str| rules::shown_by(row, &tests).len();
+    assert_eq!(found("| 1 | `c` holds | `n1_*`, `b` |"), 0);
+    assert_eq!(found("| 1 | holds | `n2_*`, `n1`, `b` |"), 2);
+    assert_eq!(found("| 1 | holds | later: all of it |"), 0);
+    assert_eq!(found("| 1 | holds | |"), 1);
 }
 
 #[test]

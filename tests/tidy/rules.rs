@@ -302,6 +302,30 @@ fn used_rooms(code: &str, depth: usize) -> Vec<(usize, String)> {
     used
 }
 
+/// Names of tests in a table's last column that stand for no test; `name_*` stands for all
+/// that begin so.
+pub(crate) fn shown_by(text: &str, tests: &[String]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for row in text.lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<&str> = row.trim_end_matches('|').split(" | ").collect();
+        // Every second piece between backticks is a name.
+        let named = cells.last().map_or("", |cell| *cell).split('`');
+        for name in named.skip(1).step_by(2) {
+            let found = match name.strip_suffix('*') {
+                Some(start) => tests.iter().any(|test| test.starts_with(start)),
+                None => tests.iter().any(|test| test == name),
+            };
+            if !found {
+                wrong.push(format!("no test is called {name}"));
+            }
+        }
+        if !row.contains('`') && !row.contains("later: ") && !row.contains("shown by") {
+            wrong.push(format!("shown by nothing: {row}"));
+        }
+    }
+    wrong
+}
+
 /// The first names of a path or of each path in a group: `{a::b, c}` is a and c.
 pub(crate) fn first_names(rest: &str) -> Vec<String> {
     let name = |text: &str| -> String {
