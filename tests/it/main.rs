@@ -11,4 +11,5 @@ mod health;
 mod keys;
 mod refusals;
 mod slow;
+mod strangers;
 mod support;

@@ -55,6 +55,7 @@ struct State {
     script: Mutex<Vec<Act>>,
     before_headers: Mutex<Vec<Act>>,
     seen: Mutex<Vec<v1::MinerGenerateRequest>>,
+    metadata: Mutex<Vec<tonic::metadata::MetadataMap>>,
     cancelled: AtomicUsize,
     running: AtomicUsize,
     /// How many waits may end.
@@ -74,6 +75,7 @@ impl FakeMiner {
             script: Mutex::new(script),
             before_headers: Mutex::new(Vec::new()),
             seen: Mutex::new(Vec::new()),
+            metadata: Mutex::new(Vec::new()),
             cancelled: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             go_on: Semaphore::new(0),
@@ -98,6 +100,11 @@ impl FakeMiner {
     /// The requests that came.
     pub(crate) fn seen(&self) -> Vec<v1::MinerGenerateRequest> {
         self.state.seen.lock().clone()
+    }
+
+    /// The metadata that came with them.
+    pub(crate) fn metadata(&self) -> Vec<tonic::metadata::MetadataMap> {
+        self.state.metadata.lock().clone()
     }
 
     /// Calls that the gateway left before their end.
@@ -160,6 +167,7 @@ impl MinerService for FakeMiner {
         &self,
         request: Request<v1::MinerGenerateRequest>,
     ) -> Result<Response<Messages>, Status> {
+        self.state.metadata.lock().push(request.metadata().clone());
         self.state.seen.lock().push(request.into_inner());
         self.state.running.fetch_add(1, Ordering::SeqCst);
         let mut running = Running(Arc::clone(&self.state), false);

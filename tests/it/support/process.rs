@@ -37,6 +37,7 @@ pub(crate) struct Process {
     lines: Arc<Mutex<Vec<Value>>>,
     public: SocketAddr,
     peer: SocketAddr,
+    admin: SocketAddr,
 }
 
 /// Shows a key with each call.
@@ -70,6 +71,14 @@ impl Place {
         let new = self.0.path().join("taugate.toml.new");
         std::fs::write(&new, text).expect("it is written");
         std::fs::rename(new, self.config()).expect("it is put in place");
+    }
+
+    /// Has everything logged that there is to log.
+    pub(crate) fn log_everything(&self) {
+        let text = std::fs::read_to_string(self.config()).expect("a configuration");
+        let log = "log = \"json\"\n";
+        let all = text.replace(log, &format!("{log}filter = \"trace\"\n"));
+        std::fs::write(self.config(), all).expect("it is written");
     }
 
     pub(crate) fn config(&self) -> PathBuf {
@@ -123,6 +132,7 @@ impl Place {
             lines,
             public: nowhere,
             peer: nowhere,
+            admin: nowhere,
         };
         let ready = process.until_said("ready").await;
         let at = |name: &str| {
@@ -130,6 +140,7 @@ impl Place {
             text.parse().expect("an address")
         };
         (process.public, process.peer) = (at("public"), at("peer"));
+        process.admin = at("admin");
         process
     }
 }
@@ -142,6 +153,17 @@ impl Process {
         let lines = self.lines.lock().clone();
         let said = lines.into_iter().filter(|line| is(line, message));
         said.collect()
+    }
+
+    /// Where metrics are.
+    pub(crate) const fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// All that it logged.
+    pub(crate) fn logged(&self) -> String {
+        let lines = self.lines.lock();
+        lines.iter().map(Value::to_string).collect()
     }
 
     /// Waits for a line of the log with that message.
