@@ -25,6 +25,35 @@ pub(crate) fn of(markdown: &str) -> Vec<String> {
     commands
 }
 
+/// The commands of the services of a compose file that run taugate, by service. The file
+/// keeps to one form: a list in brackets, or one item a line.
+pub(crate) fn composed(yaml: &str) -> Vec<(String, Vec<String>)> {
+    let mut services: Vec<(String, Vec<String>)> = Vec::new();
+    let mut listing = false;
+    for line in yaml.lines() {
+        let text = line.trim();
+        let indent = line.len() - line.trim_start().len();
+        if indent == 2 && text.ends_with(':') {
+            services.push((text.trim_end_matches(':').to_owned(), Vec::new()));
+        }
+        let Some((_, words)) = services.last_mut() else {
+            continue;
+        };
+        if let Some(list) = text.strip_prefix("command: [") {
+            let list = list.trim_end_matches(']').split(", ");
+            words.extend(list.map(str::to_owned));
+        } else if text == "command:" {
+            listing = true;
+        } else if let Some(item) = text.strip_prefix("- ").filter(|_| listing) {
+            words.push(item.to_owned());
+        } else {
+            listing = false;
+        }
+    }
+    services.retain(|(_, words)| !words.is_empty());
+    services
+}
+
 /// The suites that `cargo test` does not run, by path.
 pub(crate) fn suites(root: &Path) -> Vec<String> {
     let mut found = Vec::new();

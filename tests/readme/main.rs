@@ -62,6 +62,48 @@ fn every_command_of_the_readme_works() {
 }
 
 #[test]
+fn the_composed_network_works() {
+    let mut reader = Reader::new();
+    reader.starts_the_gateway();
+    let services = commands::composed(&text("deploy/compose.yaml"));
+    let mut miners = Vec::new();
+    for (service, words) in &services {
+        match words
+            .iter()
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .as_slice()
+        {
+            // It runs.
+            ["gateway"] => {}
+            ["miner", arguments @ ..] => {
+                // Others than in the file, where all share the host's network.
+                let own = |word: &&&str| {
+                    !word.starts_with("--listen=") && !word.starts_with("--gateway=")
+                };
+                let line = arguments
+                    .iter()
+                    .filter(own)
+                    .copied()
+                    .collect::<Vec<_>>()
+                    .join(" ");
+                assert_eq!(line.split(' ').count() + 2, arguments.len(), "{service}");
+                let more = ["--gateway", &reader.peer, "--listen", "127.0.0.1:0"];
+                miners.push(reader.starts(&format!("miner {line}"), &more));
+            }
+            words => panic!("{service} runs {words:?}, and this test does not know it"),
+        }
+    }
+    assert_eq!((services.len(), miners.len()), (3, 2), "{services:?}");
+    wait_for("both miners are there", || {
+        let tasks = reader.succeeds("ask");
+        let row = tasks.lines().find(|line| line.contains("llama-3-8b"))?;
+        row.split_whitespace().find(|word| *word == "2").map(drop)
+    });
+    reader.succeeds("ask --task llama-3-8b --max-tokens 8 hello");
+}
+
+#[test]
 fn the_readme_names_every_suite_and_script_that_is_there() {
     let readme = text("README.md");
     let suites = commands::suites(root());
