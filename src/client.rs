@@ -2,6 +2,23 @@
 //!
 //! The right way to try again is in here: only before the first event, only when the
 //! refusal says that it helps, and not before it says so.
+//!
+//! ```no_run
+//! use taugate::client::{Client, chat};
+//! use taugate::proto::v1::stream_generate_response::Event;
+//!
+//! # async fn first_call() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::connect("http://127.0.0.1:50051", None).await?;
+//! let mut answer = client.stream(&chat("tiny", "hello", Some(64))).await?;
+//! // It is whole only if this ends with `None`; whatever else happens is an error.
+//! while let Some(event) = answer.next().await? {
+//!     if let Event::Delta(delta) = event {
+//!         print!("{}", delta.content);
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod ask;
 pub mod reach;
