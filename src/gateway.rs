@@ -3,6 +3,7 @@
 
 mod build;
 mod drain;
+mod heartbeat;
 mod keys;
 mod periods;
 mod receipts;
@@ -240,16 +241,10 @@ impl Gateway {
             .spawn(upkeep::run(Arc::clone(&self.calls), stop.clone()));
         let (store, keys) = (Arc::clone(&self.store), Arc::clone(&self.keys));
         self.tasks.spawn(keys::run(store, keys, stop.clone()));
-        let (store, incarnation, stop) =
-            (Arc::clone(&self.store), books.incarnation(), stop.clone());
-        self.tasks.spawn(async move {
-            let mut tick = tokio::time::interval(std::time::Duration::from_secs(5));
-            while stop.run_until_cancelled(tick.tick()).await.is_some() {
-                if let Err(error) = store.heartbeat(incarnation).await {
-                    tracing::warn!(%error, "the store did not take the heartbeat");
-                }
-            }
-        });
+        let (store, books) = (Arc::clone(&self.store), Arc::clone(books));
+        let instruments = Arc::clone(&self.instruments);
+        self.tasks
+            .spawn(heartbeat::run(store, books, instruments, stop.clone()));
     }
 
     async fn ready(&self) {

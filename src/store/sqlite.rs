@@ -250,6 +250,18 @@ impl SqliteStore {
             .await
     }
 
+    /// Units of miners that earlier incarnations were granted in a period and neither proved
+    /// nor gave back: what they delivered of it without a receipt, nobody knows.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn in_doubt(&self, period: Period) -> Result<Units, StoreFault> {
+        let first = self.first;
+        self.readers
+            .read(move |conn| reader::in_doubt(conn, first, period))
+            .await
+    }
+
     /// Attempts and units of a period, by incarnation, cell and origin.
     ///
     /// # Errors

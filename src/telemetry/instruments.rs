@@ -8,6 +8,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use taugate_ledger::ids::Origin;
 use taugate_ledger::receipt::{Finish, Outcome};
@@ -31,6 +32,7 @@ pub struct Instruments {
     cells: Family<CellLabels, Gauge>,
     queue_depth: Gauge,
     divergence: Gauge,
+    in_doubt: Gauge,
     receipts_pending: Gauge,
     /// Streams that are open.
     pub inflight_streams: Gauge,
@@ -127,6 +129,7 @@ impl Instruments {
             cells: Family::default(),
             queue_depth: Gauge::default(),
             divergence: Gauge::default(),
+            in_doubt: Gauge::default(),
             receipts_pending: Gauge::default(),
             inflight_streams: Gauge::default(),
             unrecorded_finals: Counter::default(),
@@ -140,6 +143,8 @@ impl Instruments {
 
     fn register(&mut self) {
         let registry = &mut self.registry;
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "What runs here", build);
         registry.register("requests", "Requests that ended", self.requests.clone());
         let name = "request_duration_seconds";
         registry.register(
@@ -174,6 +179,8 @@ impl Instruments {
             self.reservations.clone(),
         );
         registry.register("units", "Units booked", self.units.clone());
+        let help = "Granted to incarnations that never closed, and not proven, of this period and the last";
+        registry.register("in_doubt_units", help, self.in_doubt.clone());
         let name = "ledger_divergence_units";
         registry.register(
             name,
@@ -262,6 +269,11 @@ impl Instruments {
         self.divergence.set(signed(divergence.get()));
         self.receipts_pending.set(signed(receipts_pending as u64));
         self.queue_depth.set(signed(queue_depth as u64));
+    }
+
+    /// Units that are in doubt.
+    pub fn in_doubt(&self, units: Units) {
+        self.in_doubt.set(signed(units.get()));
     }
 
     /// Replaces the units of all cells.

@@ -2,6 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "each test ends its own tasks")]
 
 mod abuse;
+mod books;
 mod capacity;
 mod chat;
 mod defects;

@@ -228,6 +228,23 @@ pub(super) fn books(conn: &Connection, period: Period) -> Result<Vec<BookRow>, R
         .collect()
 }
 
+/// An incarnation of an earlier process that closed has granted what it posted, so that only
+/// those count that never closed.
+pub(super) fn in_doubt(
+    conn: &Connection,
+    first: FirstOfThisProcess,
+    period: Period,
+) -> Result<Units, RowFault> {
+    let units: i64 = conn
+        .prepare_cached(
+            "SELECT coalesce(sum(granted - organic - synthetic), 0) FROM lease
+             JOIN subject ON subject.id = lease.cell AND subject.kind = 0
+             WHERE period = ?1 AND inc < ?2",
+        )?
+        .query_row((period_int(period), int(first.0.0)), |row| row.get(0))?;
+    Ok(Units::new(u64::try_from(units).unwrap_or(0)))
+}
+
 #[derive(Default)]
 struct Sides {
     cell: CellRow,
