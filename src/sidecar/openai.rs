@@ -12,7 +12,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use eventsource_stream::{EventStream, Eventsource as _};
-use futures_util::stream::{BoxStream, unfold};
+use futures_util::future::ready;
+use futures_util::stream::{BoxStream, once, unfold};
 use futures_util::{StreamExt as _, TryFutureExt as _};
 use reqwest::StatusCode;
 use serde::Deserialize;
@@ -213,8 +214,11 @@ impl OpenAiModel {
             }
             Ok(bytes)
         });
+        // Some servers end without the empty line that ends an event. An event that was cut
+        // is no JSON, and stays broken.
+        let last = once(ready(Ok(Bytes::from_static(b"\n\n"))));
         Ok(Reading {
-            chunks: bytes.boxed().eventsource(),
+            chunks: bytes.chain(last).boxed().eventsource(),
             unread,
             reader: Reader::new(payload.choices.unwrap_or(1)),
             ready: VecDeque::new(),

@@ -2,6 +2,7 @@
 //! lenient about everything else.
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::super::model::{ModelError, ModelEvent};
 use crate::proto::v1;
@@ -10,8 +11,11 @@ use crate::proto::v1::FinishReason;
 /// One chunk. Servers leave out, and set to null, whatever they do not have.
 #[derive(Debug, Deserialize)]
 struct Chunk {
+    /// Some servers say `error` here, and nothing in `error`.
+    object: Option<String>,
     choices: Option<Vec<Choice>>,
-    usage: Option<Usage>,
+    /// A claim, of a shape that must not cost an answer.
+    usage: Option<Box<RawValue>>,
     error: Option<serde_json::Value>,
 }
 
@@ -20,7 +24,8 @@ struct Choice {
     index: Option<u32>,
     delta: Option<Delta>,
     finish_reason: Option<String>,
-    logprobs: Option<Logprobs>,
+    /// Extra, in a shape that differs between servers.
+    logprobs: Option<Box<RawValue>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -44,7 +49,8 @@ struct ToolCall {
 #[derive(Debug, Default, Deserialize)]
 struct Function {
     name: Option<String>,
-    arguments: Option<String>,
+    /// A text that holds JSON; some servers put the JSON itself there.
+    arguments: Option<Box<RawValue>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -55,7 +61,8 @@ struct Logprobs {
 #[derive(Debug, Deserialize)]
 struct Logprob {
     token: String,
-    logprob: f64,
+    /// Null for what the model would never have written.
+    logprob: Option<f64>,
     bytes: Option<Vec<u8>>,
     top_logprobs: Option<Vec<Self>>,
 }
@@ -111,10 +118,10 @@ impl Reader {
     /// Reads the data of one event; the deltas that are in it.
     pub(super) fn read(&mut self, data: &str) -> Result<Vec<v1::Delta>, ModelError> {
         let chunk: Chunk = serde_json::from_str(data).map_err(|_| ModelError::Broken)?;
-        if chunk.error.is_some() {
+        if chunk.error.is_some() || chunk.object.as_deref() == Some("error") {
             return Err(ModelError::Broken);
         }
-        if let Some(usage) = chunk.usage {
+        if let Some(usage) = read_or_none::<Usage>(chunk.usage.as_deref()) {
             // Some servers count along in every chunk; the last one holds.
             self.claimed = usage.into();
         }
@@ -132,7 +139,8 @@ impl Reader {
             // More choices than were asked for are nobody's.
             return Ok(None);
         };
-        let delta = delta(index, choice.delta.unwrap_or_default(), choice.logprobs);
+        let logprobs = choice.logprobs.as_deref();
+        let delta = delta(index, choice.delta.unwrap_or_default(), logprobs);
         if let Some(reason) = choice
             .finish_reason
             .as_deref()
@@ -163,29 +171,45 @@ impl Reader {
     }
 }
 
+/// What could be read of something that is not worth an answer.
+fn read_or_none<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Option<T> {
+    serde_json::from_str(raw?.get()).ok()
+}
+
 fn finish(reason: &str) -> Result<FinishReason, ModelError> {
     match reason {
-        "length" => Ok(FinishReason::Length),
-        "tool_calls" | "function_call" => Ok(FinishReason::ToolCalls),
+        "length" | "max_tokens" | "model_length" => Ok(FinishReason::Length),
+        "tool_calls" | "tool_use" | "function_call" => Ok(FinishReason::ToolCalls),
         "content_filter" => Ok(FinishReason::ContentFilter),
-        "abort" | "error" => Err(ModelError::Broken),
+        // What was cut short must not pass as whole.
+        "abort"
+        | "aborted"
+        | "cancelled"
+        | "canceled"
+        | "error"
+        | "timeout"
+        | "insufficient_system_resource" => Err(ModelError::Broken),
         // `stop`, and the names that servers have for ways of being done.
         _ => Ok(FinishReason::Stop),
     }
 }
 
 /// `None` where there is nothing in it: opening chunks only name a role.
-fn delta(choice: u32, delta: Delta, logprobs: Option<Logprobs>) -> Option<v1::Delta> {
+fn delta(choice: u32, delta: Delta, logprobs: Option<&RawValue>) -> Option<v1::Delta> {
     let reasoning = delta.reasoning_content.filter(|text| !text.is_empty());
     let calls = (0..).zip(delta.tool_calls.unwrap_or_default());
-    let logprobs = logprobs.and_then(|logprobs| logprobs.content);
+    let logprobs = read_or_none::<Logprobs>(logprobs).and_then(|logprobs| logprobs.content);
     let delta = v1::Delta {
         choice,
         content: delta.content.unwrap_or_default(),
         reasoning: reasoning.or(delta.reasoning).unwrap_or_default(),
         refusal: delta.refusal.unwrap_or_default(),
         tool_calls: calls.map(|(at, call)| fragment(at, call)).collect(),
-        logprobs: logprobs.into_iter().flatten().map(Into::into).collect(),
+        logprobs: logprobs
+            .into_iter()
+            .flatten()
+            .filter_map(Logprob::told)
+            .collect(),
         ..v1::Delta::default()
     };
     let empty = v1::Delta {
@@ -201,27 +225,36 @@ fn fragment(at: u32, call: ToolCall) -> v1::ToolCallFragment {
         index: call.index.unwrap_or(at),
         id: call.id.unwrap_or_default(),
         name: function.name.unwrap_or_default(),
-        arguments: function.arguments.unwrap_or_default(),
+        arguments: function
+            .arguments
+            .map_or_else(String::new, |raw| text(&raw)),
     }
+}
+
+/// What a string says; of anything else, the JSON as it was written.
+fn text(raw: &RawValue) -> String {
+    serde_json::from_str(raw.get()).unwrap_or_else(|_| raw.get().to_owned())
 }
 
 // === impl Logprob ===
 
-impl From<Logprob> for v1::TokenLogprob {
-    fn from(given: Logprob) -> Self {
-        let top = given.top_logprobs.unwrap_or_default().into_iter();
-        Self {
-            token: given.token,
-            logprob: given.logprob,
-            raw: given.bytes.unwrap_or_default(),
-            top: top
-                .map(|top| v1::TopLogprob {
-                    token: top.token,
-                    logprob: top.logprob,
-                    raw: top.bytes.unwrap_or_default(),
-                })
-                .collect(),
-        }
+impl Logprob {
+    /// As clients read it; `None` where the server does not say the one thing that counts.
+    fn told(self) -> Option<v1::TokenLogprob> {
+        let top = self.top_logprobs.unwrap_or_default().into_iter();
+        let top = top.filter_map(|top| {
+            Some(v1::TopLogprob {
+                token: top.token,
+                logprob: top.logprob?,
+                raw: top.bytes.unwrap_or_default(),
+            })
+        });
+        Some(v1::TokenLogprob {
+            top: top.collect(),
+            token: self.token,
+            logprob: self.logprob?,
+            raw: self.bytes.unwrap_or_default(),
+        })
     }
 }
 
