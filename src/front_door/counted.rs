@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use prometheus_client::metrics::gauge::Gauge;
+
 /// What a shard has to do.
 #[derive(Debug, Default)]
 pub struct Live {
@@ -17,7 +19,7 @@ pub(super) struct Counted(Arc<Live>);
 
 /// A connection that is counted until it is dropped.
 #[derive(Debug)]
-pub(super) struct Connected(Arc<Live>, Arc<AtomicUsize>);
+pub(super) struct Connected(Arc<Live>, Gauge);
 
 // === impl Live ===
 
@@ -39,17 +41,18 @@ impl Live {
         Counted(Arc::clone(self))
     }
 
-    pub(super) fn connection(self: &Arc<Self>, all: &Arc<AtomicUsize>) -> Connected {
+    /// Counts a connection of this shard and, in `all`, of its listener.
+    pub(super) fn connection(self: &Arc<Self>, all: &Gauge) -> Connected {
         self.connections.fetch_add(1, Ordering::Relaxed);
-        all.fetch_add(1, Ordering::Relaxed);
-        Connected(Arc::clone(self), Arc::clone(all))
+        all.inc();
+        Connected(Arc::clone(self), all.clone())
     }
 }
 
 impl Drop for Connected {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Ordering::Relaxed);
-        self.1.fetch_sub(1, Ordering::Relaxed);
+        self.1.dec();
     }
 }
 

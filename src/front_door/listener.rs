@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use futures_util::future::{Either, select};
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -30,6 +31,8 @@ use crate::telemetry::Instruments;
 /// How connections behave.
 #[derive(Clone, Copy, Debug)]
 pub struct DoorSettings {
+    /// Its name in metrics.
+    pub listener: &'static str,
     /// Open connections at most.
     pub connections_max: usize,
     /// Open connections of one address at most (of one network of 64 bits in IPv6).
@@ -57,7 +60,8 @@ pub struct DoorSettings {
 pub struct Shards {
     shards: Vec<Shard>,
     threads: Vec<JoinHandle<()>>,
-    open: Arc<AtomicUsize>,
+    /// Open connections of all shards.
+    open: Gauge,
     addresses: Arc<Addresses>,
     settings: DoorSettings,
     instruments: Arc<Instruments>,
@@ -111,7 +115,7 @@ impl Shards {
     where
         S: Inner,
     {
-        let open = Arc::new(AtomicUsize::new(0));
+        let open = instruments.connections(settings.listener);
         let terms = Terms {
             body: settings.body,
             helper: settings.helper,
@@ -145,7 +149,7 @@ impl Shards {
                     serve_all(receiver, serving).await;
                 });
             };
-            let name = format!("shard-{number}");
+            let name = format!("{}-{number}", settings.listener);
             threads.push(std::thread::Builder::new().name(name).spawn(run)?);
             shards.push(Shard {
                 connections: sender,
@@ -194,7 +198,7 @@ impl Shards {
     /// Connections that are open.
     #[must_use]
     pub fn connections(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
+        usize::try_from(self.open.get()).unwrap_or(0)
     }
 
     /// Ends: no more connections come; waits for the threads, whose connections must have
@@ -214,7 +218,7 @@ impl Shards {
         from: IpAddr,
         tls: Option<Tls>,
     ) -> std::io::Result<()> {
-        if self.open.load(Ordering::Relaxed) >= self.settings.connections_max {
+        if self.connections() >= self.settings.connections_max {
             return Err(std::io::Error::other("too many connections"));
         }
         let seat = self.addresses.take(from);
@@ -298,7 +302,7 @@ async fn converse<S: Inner>(
     let leaving = async {
         tokio::select! {
             () = serving.leave.cancelled() => {}
-            () = tokio::time::sleep(settings.age) => {}
+            () = tokio::time::sleep(spread(settings.age)) => {}
         }
     };
     tokio::pin!(leaving);
@@ -306,6 +310,11 @@ async fn converse<S: Inner>(
         connection.as_mut().graceful_shutdown();
         serving.cut.run_until_cancelled(connection).await;
     }
+}
+
+/// A tenth less or more: connections that came together must not all leave together.
+fn spread(age: Duration) -> Duration {
+    age.mul_f64(0.9 + 0.2 * rand::random::<f64>())
 }
 
 /// Binds a listener.

@@ -210,7 +210,7 @@ pub(super) async fn open_doors(config: Arc<Config>, parts: Parts) -> Result<Gate
     }
     let routes = public_routes(&parts, &config, health_service)?;
     let tasks = TaskTracker::new();
-    let settings = door_settings(&config);
+    let settings = door_settings(&config, "public");
     let tokens = (&parts.stops.accept, &parts.stops.gone);
     let shards = Shards::start(
         shards(&config),
@@ -220,6 +220,7 @@ pub(super) async fn open_doors(config: Arc<Config>, parts: Parts) -> Result<Gate
         routes,
     );
     let shards = Arc::new(shards.map_err(StartError::Shard)?);
+    let settings = door_settings(&config, "peer");
     let peers = Shards::start(1, settings, &parts.instruments, tokens, peer_routes(&parts));
     let peers = Arc::new(peers.map_err(StartError::Shard)?);
     for (door, listener) in [(&shards, public), (&peers, peer)] {
@@ -284,8 +285,9 @@ fn shards(config: &Config) -> usize {
     config.gateway.shards.unwrap_or(cores)
 }
 
-fn door_settings(config: &Config) -> DoorSettings {
+fn door_settings(config: &Config, listener: &'static str) -> DoorSettings {
     DoorSettings {
+        listener,
         connections_max: config.limits.connections_max,
         connections_per_address_max: config.limits.connections_per_address_max,
         streams_max: config.limits.streams_per_connection_max,

@@ -40,8 +40,7 @@ pub struct Instruments {
     pub unrecorded_finals: Counter,
     /// Connections that could not be accepted.
     pub accept_errors: Counter,
-    /// Open connections of all listeners.
-    pub connections: Gauge,
+    connections: Family<ListenerLabels, Gauge>,
     /// 1 while draining.
     pub draining: Gauge,
 }
@@ -62,6 +61,11 @@ struct MethodLabels {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct TaskLabels {
     task: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ListenerLabels {
+    listener: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -134,7 +138,7 @@ impl Instruments {
             inflight_streams: Gauge::default(),
             unrecorded_finals: Counter::default(),
             accept_errors: Counter::default(),
-            connections: Gauge::default(),
+            connections: Family::default(),
             draining: Gauge::default(),
         };
         new.register();
@@ -269,6 +273,13 @@ impl Instruments {
         self.divergence.set(signed(divergence.get()));
         self.receipts_pending.set(signed(receipts_pending as u64));
         self.queue_depth.set(signed(queue_depth as u64));
+    }
+
+    /// Open connections of a listener.
+    #[must_use]
+    pub fn connections(&self, listener: &'static str) -> Gauge {
+        let labels = ListenerLabels { listener };
+        self.connections.get_or_create(&labels).clone()
     }
 
     /// Units that are in doubt.

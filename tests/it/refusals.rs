@@ -185,6 +185,7 @@ impl Door {
     async fn open(change: impl FnOnce(&mut DoorSettings)) -> Self {
         let minute = Duration::from_secs(60);
         let mut settings = DoorSettings {
+            listener: "test",
             connections_max: 100,
             connections_per_address_max: 100,
             streams_max: 100,

@@ -99,6 +99,9 @@ async fn case_16_one_address_has_so_many_connections_and_gets_its_places_back() 
     .await;
     let public = gateway.gateway.addresses().public;
     let (first, _second) = (gateway.client().await, gateway.client().await);
+    let instruments = &gateway.gateway.calls().instruments;
+    let open = instruments.connections("public");
+    gateway.until("both are counted", || open.get() == 2).await;
     for _ in 0..3 {
         let mut more = TcpStream::connect(public).await.expect("open");
         closed("one connection too many", &mut more).await;
@@ -120,4 +123,8 @@ async fn case_16_one_address_has_so_many_connections_and_gets_its_places_back() 
         }
         assert!(tokio::time::Instant::now() < deadline, "no place came back");
     }
+    gateway.until("the last left", || open.get() == 1).await;
+    let text = instruments.text();
+    let peer = "taugate_connections{listener=\"peer\"} 0";
+    assert!(text.contains(peer), "{text}");
 }

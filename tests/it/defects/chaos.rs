@@ -197,7 +197,7 @@ async fn nothing_left(gateway: &TestGateway, miners: &[FakeMiner]) {
     let instruments = &calls.instruments;
     gateway
         .until("no stream and no connection is open", || {
-            instruments.inflight_streams.get() == 0 && instruments.connections.get() == 0
+            instruments.inflight_streams.get() == 0 && instruments.connections("public").get() == 0
         })
         .await;
     gateway
