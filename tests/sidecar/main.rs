@@ -11,6 +11,7 @@ mod declaring;
 mod gateway;
 mod model_server;
 mod presence;
+mod raising;
 mod servers;
 
 use std::sync::Arc;

@@ -115,7 +115,10 @@ struct Seen {
 async fn lane(inference: &Inference, miner: &FakeMiner, vitals: &Vitals, seed: u32) -> Seen {
     let mut rng = StdRng::seed_from_u64(seed.into());
     let mut seen = Seen::default();
+    let mut calls = 0;
     while seen.panics < PANICS / LANES as usize {
+        calls += 1;
+        assert!(calls < 20 * PANICS, "calls are turned away");
         miner.script(script(&mut rng));
         let trap = Arc::new(Trap(AtomicI32::new(rng.random_range(1..=4))));
         let heard = ask(inference, Arc::clone(&trap)).await;
