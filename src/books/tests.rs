@@ -86,7 +86,7 @@ fn start(wire: Wire) -> (Arc<Wire>, Arc<Books>) {
         .expect("a check");
     let books = Books::new(
         BooksSettings::default(),
-        wire.store.new_incarnation(),
+        wire.store.new_incarnation("one"),
         PeriodLength::from_secs(60).expect("a length"),
         Arc::new(ManualClock::at(600_000)),
         Arc::clone(&wire) as Arc<dyn Engine>,

@@ -45,6 +45,8 @@ pub struct ExchangeReply {
     pub cells: Vec<CellGrant>,
     /// Incarnations seen alive of late; at least 1.
     pub live: u32,
+    /// The engine lost what it had acknowledged: a grant may only lower what is held.
+    pub frozen: bool,
 }
 
 /// What the engine lets this incarnation spend of a cell.
@@ -138,7 +140,7 @@ pub enum AppendError {
 /// A boxed future, so that engines can stand behind `dyn`.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// The engine under the ledger. Implemented by the stores,and by a model for tests.
+/// The engine under the ledger. Implemented by the stores, and by a model for tests.
 pub trait Engine: Send + Sync + std::fmt::Debug {
     /// Raises or lowers what an incarnation may spend.
     fn exchange(&self, ask: ExchangeAsk) -> BoxFuture<'_, Result<ExchangeReply, ExchangeError>>;

@@ -6,12 +6,11 @@ use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use crate::engine::AppendAsk;
 use crate::ids::Incarnation;
 use crate::period::Period;
 use crate::receipt::Receipt;
+use crate::sync::Mutex;
 
 /// The queue. `W` is who waits for a receipt to be durable.
 pub struct Journal<W> {

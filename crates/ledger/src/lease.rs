@@ -7,15 +7,14 @@
 
 mod held;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-
-use parking_lot::Mutex;
 
 use self::held::Lease;
 use crate::engine::{CellAsk, ExchangeAsk, ExchangeError, ExchangeReply};
 use crate::ids::{CellId, Incarnation};
 use crate::period::{Period, PeriodLength};
+use crate::sync::Mutex;
 use crate::table::{Table, Tables};
 use crate::units::Units;
 
@@ -43,14 +42,16 @@ pub struct Lender {
     settings: LenderSettings,
     length: PeriodLength,
     tables: Arc<Tables>,
-    periods: Mutex<HashMap<Period, Leases>>,
+    periods: Mutex<BTreeMap<Period, Leases>>,
 }
 
 /// The leases of one period.
 #[derive(Debug, Default)]
 struct Leases {
     seq: u64,
-    cells: HashMap<CellId, Lease>,
+    /// In the order of their numbers, in which the engine locks them, and the same each time
+    /// that a schedule is tried.
+    cells: BTreeMap<CellId, Lease>,
     /// What cells may be spent to by the declarations, as last told.
     expected: BTreeMap<CellId, Units>,
     /// The engine lost commits: nothing is raised until the period ends.
@@ -96,7 +97,7 @@ impl Lender {
             settings,
             length,
             tables,
-            periods: Mutex::new(HashMap::new()),
+            periods: Mutex::new(BTreeMap::new()),
         }
     }
 
@@ -262,9 +263,12 @@ impl Lender {
         };
         let before = leases.frozen;
         let past = ask.period < self.tables.current().period();
-        if answer == Err(ExchangeError::LostCommits) {
-            leases.frozen = true;
-        }
+        // Before any grant of it is taken: of a return that was lost, it would give back what
+        // is spent elsewhere by now.
+        leases.frozen |= match &answer {
+            Ok(reply) => reply.frozen,
+            Err(error) => *error == ExchangeError::LostCommits,
+        };
         for asked in &ask.cells {
             let Some(lease) = leases.cells.get_mut(&asked.cell) else {
                 continue;

@@ -5,30 +5,65 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use arc_swap::ArcSwap;
-use parking_lot::Mutex;
-
 use crate::cell::Cell;
 use crate::ids::{CellId, Origin};
 use crate::period::Period;
+use crate::sync::{ArcSwap, Mutex};
 use crate::units::Units;
 
-const CHUNK: usize = 1024;
-
-/// Chunks of a table: room for two million cells.
-const CHUNKS: usize = 2048;
+/// How many cells a table has room for. They are made in chunks, when first touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Cells of a chunk, as a power of two.
+    chunk_bits: u32,
+    chunks: usize,
+}
 
 /// The cells of one period, by number. A cell that nobody touched reads as zero.
 pub struct Table {
     period: Period,
+    room: Room,
     chunks: Box<[OnceLock<Box<[Cell]>>]>,
 }
 
 /// The tables of all open periods.
 #[derive(Debug)]
 pub struct Tables {
+    room: Room,
     current: ArcSwap<Table>,
     open: Mutex<BTreeMap<Period, Arc<Table>>>,
+}
+
+// === impl Room ===
+
+impl Room {
+    /// At least so many cells.
+    #[must_use]
+    pub fn of(cells: u32) -> Self {
+        const CHUNK: u32 = 1024;
+        let chunk = cells.clamp(1, CHUNK).next_power_of_two();
+        Self {
+            chunk_bits: chunk.trailing_zeros(),
+            chunks: cells.div_ceil(chunk).max(1) as usize,
+        }
+    }
+
+    const fn chunk(self) -> usize {
+        1 << self.chunk_bits
+    }
+
+    /// The chunk of a cell, and its place in it.
+    const fn place(self, cell: CellId) -> (usize, usize) {
+        let at = cell.0 as usize;
+        (at >> self.chunk_bits, at & !(usize::MAX << self.chunk_bits))
+    }
+}
+
+impl Default for Room {
+    /// Two million cells.
+    fn default() -> Self {
+        Self::of(1 << 21)
+    }
 }
 
 // === impl Table ===
@@ -36,10 +71,11 @@ pub struct Tables {
 impl Table {
     /// The empty table of a period.
     #[must_use]
-    pub fn new(period: Period) -> Self {
+    pub fn new(period: Period, room: Room) -> Self {
         Self {
             period,
-            chunks: (0..CHUNKS).map(|_| OnceLock::new()).collect(),
+            room,
+            chunks: (0..room.chunks).map(|_| OnceLock::new()).collect(),
         }
     }
 
@@ -108,31 +144,27 @@ impl Table {
             .iter()
             .enumerate()
             .filter(|(_, chunk)| chunk.get().is_some());
-        chunks.flat_map(|(chunk, _)| {
-            let first = chunk.saturating_mul(CHUNK);
-            (first..first.saturating_add(CHUNK)).filter_map(|at| u32::try_from(at).ok().map(CellId))
+        let size = self.room.chunk();
+        chunks.flat_map(move |(chunk, _)| {
+            let first = chunk.saturating_mul(size);
+            (first..first.saturating_add(size)).filter_map(|at| u32::try_from(at).ok().map(CellId))
         })
     }
 
     /// A cell, if its chunk was ever touched.
     pub(crate) fn get(&self, cell: CellId) -> Option<&Cell> {
-        let (chunk, place) = place(cell);
+        let (chunk, place) = self.room.place(cell);
         self.chunks.get(chunk)?.get()?.get(place)
     }
 
     /// A cell, its chunk made if need be; `None` beyond the table's room.
     pub(crate) fn touch(&self, cell: CellId) -> Option<&Cell> {
-        let (chunk, place) = place(cell);
+        let (chunk, place) = self.room.place(cell);
         let cells = self.chunks.get(chunk)?;
         cells
-            .get_or_init(|| (0..CHUNK).map(|_| Cell::new()).collect())
+            .get_or_init(|| (0..self.room.chunk()).map(|_| Cell::new()).collect())
             .get(place)
     }
-}
-
-const fn place(cell: CellId) -> (usize, usize) {
-    let at = cell.0 as usize;
-    (at / CHUNK, at % CHUNK)
 }
 
 impl fmt::Debug for Table {
@@ -149,9 +181,16 @@ impl Tables {
     /// The tables of a process that starts in `first`.
     #[must_use]
     pub fn new(first: Period) -> Self {
-        let table = Arc::new(Table::new(first));
+        Self::with_room(first, Room::default())
+    }
+
+    /// The same for a number of cells that is known.
+    #[must_use]
+    pub fn with_room(first: Period, room: Room) -> Self {
+        let table = Arc::new(Table::new(first, room));
         let open = Mutex::new(BTreeMap::from([(first, Arc::clone(&table))]));
         Self {
+            room,
             current: ArcSwap::new(table),
             open,
         }
@@ -168,7 +207,7 @@ impl Tables {
         let mut open = self.open.lock();
         let table = open
             .entry(period)
-            .or_insert_with(|| Arc::new(Table::new(period)));
+            .or_insert_with(|| Arc::new(Table::new(period, self.room)));
         Arc::clone(table)
     }
 

@@ -40,7 +40,7 @@ impl Desk {
         for (cell, wanted) in cells {
             store.open_cell(P, *cell, u(*wanted)).expect("a check");
         }
-        let inc = store.new_incarnation();
+        let inc = store.new_incarnation("one");
         let tables = Arc::new(Tables::new(P));
         let length = PeriodLength::from_secs(60).expect("a length");
         let settings = LenderSettings::default();
@@ -87,6 +87,7 @@ impl Desk {
             seq: ask.seq,
             cells: ask.cells.iter().map(grant).collect(),
             live: 1,
+            frozen: false,
         };
         self.lender.answered(ask, Ok(reply))
     }

@@ -93,7 +93,7 @@ struct World {
 
 impl Gateway {
     fn start(store: &ModelStore, period: Period, length: PeriodLength) -> Self {
-        let inc = store.new_incarnation();
+        let inc = store.new_incarnation("g");
         let tables = Arc::new(Tables::new(period));
         let settings = LenderSettings {
             cells_max: 2,

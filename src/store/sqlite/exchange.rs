@@ -48,6 +48,7 @@ pub(super) fn exchange(
         seq: ask.seq,
         cells,
         live: live(conn, rules, first)?,
+        frozen,
     })
 }
 
