@@ -435,8 +435,8 @@ impl From<Refusal> for Status {
 mod tests {
     use super::*;
 
-    #[test]
-    fn every_refusal_has_its_code_reason_and_time_to_retry() {
+    /// One of each, and more where details differ.
+    fn every() -> Vec<Refusal> {
         let id = "tg-e10-1-2".parse().unwrap();
         let part = Delivered { id, chunks: 3 };
         let fault = FieldFault {
@@ -444,7 +444,7 @@ mod tests {
             fault: "is missing".into(),
         };
         let after = Duration::from_millis(700);
-        let table: Vec<String> = [
+        vec![
             Refusal::Invalid(vec![fault]),
             Refusal::MessageTooLarge,
             Refusal::UnknownTask("../é".repeat(100)),
@@ -481,21 +481,26 @@ mod tests {
             Refusal::Internal(None),
             Refusal::Internal(Some(id)),
         ]
-        .into_iter()
-        .map(|refusal| {
-            let status = refusal.status(0.0);
-            let pushback = status.metadata().get("grpc-retry-pushback-ms");
-            let pushback = pushback.map_or("-", |value| value.to_str().unwrap());
-            let reason = status.get_details_error_info().unwrap().reason;
-            assert!(status.details().len() <= 4096 && status.message().len() <= 256);
-            format!(
-                "{:?} {reason} {pushback}{}: {}",
-                status.code(),
-                detailed(&status.get_error_details()),
-                status.message()
-            )
-        })
-        .collect();
+    }
+
+    #[test]
+    fn every_refusal_has_its_code_reason_and_time_to_retry() {
+        let table: Vec<String> = every()
+            .into_iter()
+            .map(|refusal| {
+                let status = refusal.status(0.0);
+                let pushback = status.metadata().get("grpc-retry-pushback-ms");
+                let pushback = pushback.map_or("-", |value| value.to_str().unwrap());
+                let reason = status.get_details_error_info().unwrap().reason;
+                assert!(status.details().len() <= 4096 && status.message().len() <= 256);
+                format!(
+                    "{:?} {reason} {pushback}{}: {}",
+                    status.code(),
+                    detailed(&status.get_error_details()),
+                    status.message()
+                )
+            })
+            .collect();
         insta::assert_snapshot!(table.join("\n"));
     }
 
@@ -528,6 +533,35 @@ mod tests {
             add(format!("retry={:?}", retry.retry_delay));
         }
         text
+    }
+
+    #[test]
+    fn the_list_for_clients_has_every_reason_with_its_code() {
+        let list = include_str!("../../docs/STATUSES.md");
+        let code = |refusal: &Refusal| {
+            let name = format!("{:?}", refusal.code());
+            let mut words = String::new();
+            for letter in name.chars() {
+                if letter.is_uppercase() && !words.is_empty() {
+                    words.push('_');
+                }
+                words.push(letter.to_ascii_uppercase());
+            }
+            words
+        };
+        let rows: std::collections::BTreeSet<String> = every()
+            .iter()
+            .map(|refusal| format!("| `{}` | `{}` |", code(refusal), refusal.reason()))
+            .collect();
+        for row in &rows {
+            assert!(list.contains(row), "{row} is missing");
+        }
+        let listed = list.lines().filter(|line| line.starts_with("| `"));
+        assert_eq!(
+            listed.count(),
+            rows.len(),
+            "one is listed that is not refused with"
+        );
     }
 
     #[test]
