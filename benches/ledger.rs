@@ -267,6 +267,7 @@ fn granted(cells: u32) -> Arc<Table> {
                 seq: ask.seq,
                 cells,
                 live: 1,
+                frozen: false,
             }),
         );
     }
