@@ -18,9 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::declaring::Coming;
 
-const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+pub(crate) const ANY: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
-async fn gateway(dir: &std::path::Path, peer: SocketAddr) -> Gateway {
+pub(crate) async fn gateway(dir: &std::path::Path, peer: SocketAddr) -> Gateway {
     let mut config = Config::development();
     (config.listen.public, config.listen.admin) = (ANY, ANY);
     config.listen.peer = peer;
@@ -33,7 +34,7 @@ async fn gateway(dir: &std::path::Path, peer: SocketAddr) -> Gateway {
 }
 
 /// Waits until this is what the gateway holds of the one miner; `None`: nothing.
-async fn until(gateway: &Gateway, availability: Option<Availability>) {
+pub(crate) async fn until(gateway: &Gateway, availability: Option<Availability>) {
     let mut changed = gateway.registry().subscribe();
     let waiting = async {
         loop {

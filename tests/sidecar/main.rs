@@ -11,6 +11,7 @@ mod declaring;
 mod gateway;
 mod model_server;
 mod presence;
+mod program;
 mod raising;
 mod servers;
 

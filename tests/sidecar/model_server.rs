@@ -17,6 +17,8 @@ pub(crate) enum Script {
     Pieces(Vec<Vec<u8>>),
     /// As `Pieces`, then says nothing more and keeps the connection.
     Hang(Vec<Vec<u8>>),
+    /// As `Pieces`, but the last piece leaves once the gate is open.
+    Gated(Vec<Vec<u8>>, watch::Receiver<bool>),
     /// Answers with this status and no more.
     Status(u16),
     /// Sends whoever asks to another address.
@@ -93,9 +95,14 @@ async fn serve(
     stream.set_nodelay(true).unwrap();
     let body = request(&mut stream).await;
     bodies.lock().push(body);
+    let mut gate = None;
     let (pieces, hangs) = match script {
         Script::Pieces(pieces) => (pieces, false),
         Script::Hang(pieces) => (pieces, true),
+        Script::Gated(pieces, open) => {
+            gate = Some((pieces.len() - 1, open));
+            (pieces, false)
+        }
         Script::Redirect(to) => {
             let head = format!("HTTP/1.1 307 x\r\nlocation: {to}\r\ncontent-length: 0\r\n\r\n");
             stream.write_all(head.as_bytes()).await.unwrap();
@@ -109,7 +116,11 @@ async fn serve(
     };
     let head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
     stream.write_all(head).await.unwrap();
-    for piece in pieces {
+    for (number, piece) in pieces.into_iter().enumerate() {
+        if let Some((_, open)) = gate.as_mut().filter(|(last, _)| *last == number) {
+            // A test that is over opens no gate.
+            drop(open.wait_for(|open| *open).await);
+        }
         // The client may have had enough.
         if stream.write_all(&piece).await.is_err() {
             return;
