@@ -58,6 +58,21 @@ async fn case_3_a_stall_ends_the_stream_and_what_came_is_booked() {
 }
 
 #[tokio::test]
+async fn case_3_a_drip_that_never_stops_is_a_stall_too() {
+    // A quarter of a unit at a time: chunks come, units hardly.
+    let drip = [Act::Say("x".into()), Act::Pause(Duration::from_millis(100))];
+    let (gateway, miner) = with_miner(drip.into_iter().cycle().take(400).collect()).await;
+    let heard = gateway.ask(chat("hello")).await;
+    assert_eq!(heard.reason(), "MINER_STALLED");
+    assert!(heard.text.len() < 100, "{}", heard.text.len());
+    gateway
+        .until("the miner is left", || miner.running() == 0)
+        .await;
+    let units = u64::try_from(heard.text.len().div_ceil(4)).expect("fits");
+    assert_eq!(gateway.posted().await, units + 1);
+}
+
+#[tokio::test]
 async fn case_4_a_stream_without_end_is_cut() {
     let endless = vec![Act::Say("word ".repeat(200)); 50];
     let (gateway, miner) = with_miner(endless).await;

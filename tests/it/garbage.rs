@@ -280,6 +280,112 @@ async fn case_8_gaps_duplicates_and_wrong_ends_are_never_complete() {
     assert_eq!(heard.text, "one two");
 }
 
+/// How an answer can break off, and what a client is told then.
+fn truncations() -> Vec<(&'static str, Raw, &'static str)> {
+    let code = |reason: h2::Reason| Raw::Reset(reason.into());
+    vec![
+        ("no trailers", Raw::Cut, "MINER_"),
+        ("OK and no end", Raw::End, "MINER_PROTOCOL"),
+        ("half a message", Raw::Claim(99), "MINER_"),
+        (
+            "a message of 2 GiB",
+            Raw::Claim(0x7fff_ffff),
+            "MINER_PROTOCOL",
+        ),
+        ("a message of 4 GiB", Raw::Claim(u32::MAX), "MINER_PROTOCOL"),
+        (
+            "reset without an error",
+            code(h2::Reason::NO_ERROR),
+            "MINER_",
+        ),
+        ("reset by a cancel", code(h2::Reason::CANCEL), "MINER_LOST"),
+        ("refused", code(h2::Reason::REFUSED_STREAM), "MINER_LOST"),
+        (
+            "reset by a fault",
+            code(h2::Reason::INTERNAL_ERROR),
+            "MINER_",
+        ),
+        (
+            "reset with a code that is none",
+            Raw::Reset(0xdead),
+            "MINER_",
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn case_6_and_7_an_answer_that_breaks_off_by_hand_is_never_complete() {
+    for (name, raw, expected) in truncations() {
+        // What follows says that all was well.
+        let script = vec![Raw::text("half"), Raw::Wait, raw, Raw::End];
+        let miner = RawMiner::start(script).await;
+        let gateway = TestGateway::start().await;
+        gateway.declare_at("//Raw", miner.address, 100_000, 8).await;
+        let mut client = gateway.client().await;
+        let events = client.stream_generate(chat("hello")).await;
+        let mut events = events.expect("it begins").into_inner();
+        let mut heard = Heard::default();
+        while heard.text.is_empty() {
+            let event = events.message().await.expect("no end yet");
+            heard.add(event.expect("no end yet"));
+        }
+        miner.go_on();
+        let end = rest(events).await;
+        (heard.completed, heard.status) = (end.completed, end.status);
+        assert_eq!(end.text, "", "{name}");
+        assert!(heard.completed.is_none(), "{name}");
+        let reason = heard.reason();
+        assert!(reason.starts_with(expected), "{name}: {reason}");
+        assert_eq!(heard.text, "half", "{name}");
+        assert_eq!(gateway.posted().await, 1 + 1, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn case_6_and_7_an_answer_that_breaks_off_before_it_began_is_another_miners() {
+    for (name, raw, _) in truncations() {
+        let bad = RawMiner::start(vec![raw, Raw::End]).await;
+        let good = FakeMiner::start(vec![Act::Say("good".into()), Act::Complete(1)]).await;
+        let gateway = TestGateway::start().await;
+        gateway.declare_at("//Bad", bad.address, 100_000, 8).await;
+        gateway.declare("//Good", &good, 100, 8).await;
+        let heard = gateway.ask(chat("hello")).await;
+        assert!(heard.completed.is_some(), "{name}: {:?}", heard.status);
+        assert_eq!(heard.text, "good", "{name}");
+        assert_eq!(gateway.posted().await, 1 + 1, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn case_10_forged_trailers_reach_no_client() {
+    let forged = |status: &'static str| {
+        let text = |text: String| bytes::Bytes::from(text);
+        Raw::Trailers(vec![
+            ("grpc-status", text(status.to_owned())),
+            ("grpc-message", text("SECRET%1B[31m".repeat(500))),
+            ("grpc-status-details-bin", text("U0VDUkVU".to_owned())),
+            ("taugate-reason", text("SECRET".to_owned())),
+            ("grpc-retry-pushback-ms", text("1".to_owned())),
+            ("x-more", text("SECRET".to_owned())),
+        ])
+    };
+    for status in ["0", "3", "8", "14", "16", "999", "x", ""] {
+        let gateway = with_raw(vec![Raw::text("half"), forged(status)]).await;
+        let heard = gateway.ask(chat("hello")).await;
+        assert!(heard.completed.is_none(), "{status}");
+        assert!(heard.reason().starts_with("MINER_"), "{status}");
+        let told = heard.status.expect("a status");
+        let pushback = told.metadata().get("grpc-retry-pushback-ms");
+        assert_eq!(pushback.expect("ours"), "-1", "{status}");
+        let details = String::from_utf8_lossy(told.details()).into_owned();
+        let all = format!("{told:?} {details}");
+        assert!(!all.contains("SECRET") && !all.contains("x-more"), "{all}");
+        let text = gateway.gateway.calls().instruments.text();
+        assert!(!text.contains("SECRET"), "{text}");
+        gateway.posted().await;
+    }
+}
+
 /// A gateway with one raw miner.
 async fn with_raw(script: Vec<Raw>) -> TestGateway {
     let miner = RawMiner::start(script).await;

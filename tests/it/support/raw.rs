@@ -12,6 +12,7 @@ use taugate::digest::ChoiceDigests;
 use taugate::proto::v1;
 use taugate::proto::v1::miner_generate_response::Event;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 /// One thing a raw miner sends.
 #[derive(Clone, Debug)]
@@ -20,10 +21,20 @@ pub(crate) enum Raw {
     Message(Bytes),
     /// So many DATA frames with nothing in them.
     Nothing(usize),
+    /// Nothing until the miner is told to go on.
+    Wait,
     /// Nothing more, until the gateway leaves.
     Hang,
     /// Trailers with status OK.
     End,
+    /// A frame's head that claims so many bytes, and some of them.
+    Claim(u32),
+    /// The end of the stream, without trailers.
+    Cut,
+    /// A reset with this code.
+    Reset(u32),
+    /// Trailers of one's own.
+    Trailers(Vec<(&'static str, Bytes)>),
 }
 
 /// A miner that sends the same to every call.
@@ -32,6 +43,8 @@ pub(crate) struct RawMiner {
     pub(crate) address: SocketAddr,
     calls: Arc<AtomicUsize>,
     closed: Arc<AtomicUsize>,
+    /// How many waits may end.
+    go_on: Arc<Semaphore>,
 }
 
 // === impl Raw ===
@@ -89,23 +102,31 @@ impl RawMiner {
             address: listener.local_addr().expect("an address"),
             calls: Arc::default(),
             closed: Arc::default(),
+            go_on: Arc::new(Semaphore::new(0)),
         };
         let (calls, closed) = (Arc::clone(&miner.calls), Arc::clone(&miner.closed));
+        let go_on = Arc::clone(&miner.go_on);
         tokio::task::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (script, calls) = (script.clone(), Arc::clone(&calls));
-                let closed = Arc::clone(&closed);
+                let (closed, go_on) = (Arc::clone(&closed), Arc::clone(&go_on));
                 tokio::task::spawn(async move {
                     let mut connection = h2::server::handshake(stream).await.expect("HTTP/2");
                     while let Some(Ok((_, respond))) = connection.accept().await {
                         calls.fetch_add(1, Ordering::SeqCst);
-                        tokio::task::spawn(answer(respond, script.clone()));
+                        let go_on = Arc::clone(&go_on);
+                        tokio::task::spawn(answer(respond, script.clone(), go_on));
                     }
                     closed.fetch_add(1, Ordering::SeqCst);
                 });
             }
         });
         miner
+    }
+
+    /// Lets one call that waits go on.
+    pub(crate) fn go_on(&self) {
+        self.go_on.add_permits(1);
     }
 
     /// Calls that came.
@@ -120,7 +141,7 @@ impl RawMiner {
 }
 
 /// Sends the script; ends early where the gateway left.
-async fn answer(mut respond: SendResponse<Bytes>, script: Vec<Raw>) {
+async fn answer(mut respond: SendResponse<Bytes>, script: Vec<Raw>, go_on: Arc<Semaphore>) {
     let response = http::Response::builder()
         .header("content-type", "application/grpc")
         .body(())
@@ -129,7 +150,9 @@ async fn answer(mut respond: SendResponse<Bytes>, script: Vec<Raw>) {
         return;
     };
     for raw in script {
-        if perform(&mut stream, raw).await.is_err() {
+        if matches!(raw, Raw::Wait) {
+            go_on.acquire().await.expect("it is never closed").forget();
+        } else if perform(&mut stream, raw).await.is_err() {
             return;
         }
     }
@@ -145,13 +168,30 @@ async fn perform(stream: &mut SendStream<Bytes>, raw: Raw) -> Result<(), h2::Err
             stream.send_data(frame.freeze(), false)
         }
         Raw::Nothing(frames) => (0..frames).try_for_each(|_| stream.send_data(Bytes::new(), false)),
+        Raw::Wait => Ok(()),
         Raw::Hang => std::future::poll_fn(|cx| stream.poll_reset(cx))
             .await
             .map(drop),
-        Raw::End => {
-            let mut trailers = http::HeaderMap::new();
-            trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
-            stream.send_trailers(trailers)
+        Raw::End => stream.send_trailers(trailers(vec![("grpc-status", Bytes::from_static(b"0"))])),
+        Raw::Claim(length) => {
+            let mut frame = BytesMut::new();
+            frame.put_u8(0);
+            frame.put_u32(length);
+            frame.put_slice(b"abc");
+            stream.send_data(frame.freeze(), false)
         }
+        Raw::Cut => stream.send_data(Bytes::new(), true),
+        Raw::Reset(code) => {
+            stream.send_reset(code.into());
+            Ok(())
+        }
+        Raw::Trailers(lines) => stream.send_trailers(trailers(lines)),
     }
+}
+
+fn trailers(lines: Vec<(&'static str, Bytes)>) -> http::HeaderMap {
+    let value = |bytes: Bytes| http::HeaderValue::from_bytes(&bytes).expect("a value");
+    let lines = lines.into_iter();
+    let lines = lines.map(|(name, bytes)| (http::HeaderName::from_static(name), value(bytes)));
+    lines.collect()
 }
