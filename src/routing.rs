@@ -8,7 +8,7 @@ mod plan;
 pub mod settings;
 pub mod vitals;
 
-pub use balances::Balances;
+pub use balances::{Balance, Balances};
 pub use choice::{Choices, NoChoice, Router, Wish};
 pub use explanation::Explanation;
 pub use settings::{Policy, RouterSettings};

@@ -211,7 +211,7 @@ impl Run {
             calls
                 .router
                 .choices(&self.admitted.task.id, table.as_ref(), wish, calls.now_ms());
-        while let Some(offer) = choices.next_best() {
+        while let Some(offer) = choices.next_best().cloned() {
             let ceiling = market
                 .ceiling
                 .filter(|_| self.admitted.origin == Origin::Organic);
@@ -224,9 +224,9 @@ impl Run {
             {
                 Ok(held) => {
                     return Ok(Chosen {
-                        offer: offer.clone(),
-                        held,
                         explanation: choices.chosen(offer.cell),
+                        offer,
+                        held,
                     });
                 }
                 Err(HoldError::Spent(cell)) if Some(cell) == ceiling => {

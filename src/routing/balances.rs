@@ -4,22 +4,28 @@ use taugate_ledger::ids::CellId;
 use taugate_ledger::table::Table;
 use taugate_ledger::units::Units;
 
-/// What can still be spent of a cell.
+/// What can still be spent of cells.
 pub trait Balances: Sync {
+    /// What a cell has come to.
+    fn balance(&self, cell: CellId) -> Balance;
+}
+
+/// What a cell has come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Balance {
     /// Units that could be had, from here or from the engine.
-    fn left(&self, cell: CellId) -> Units;
+    pub left: Units,
     /// Units posted and reserved here.
-    fn spent(&self, cell: CellId) -> Units;
+    pub spent: Units,
 }
 
 // === impl Balances ===
 
 impl Balances for Table {
-    fn left(&self, cell: CellId) -> Units {
-        Self::left(self, cell)
-    }
-
-    fn spent(&self, cell: CellId) -> Units {
-        self.posted_total(cell).saturating_add(self.reserved(cell))
+    fn balance(&self, cell: CellId) -> Balance {
+        Balance {
+            left: self.left(cell),
+            spent: self.posted_total(cell).saturating_add(self.reserved(cell)),
+        }
     }
 }

@@ -9,9 +9,9 @@ use arc_swap::ArcSwap;
 use taugate_ledger::ids::CellId;
 use taugate_ledger::units::Units;
 
-use super::balances::Balances;
+use super::balances::{Balance, Balances};
 use super::explanation::{Candidate, Explanation, Verdict};
-use super::plan::{Entry, Plan, View};
+use super::plan::{Entry, Plan, View, below};
 use super::settings::{Policy, RouterSettings};
 use super::vitals::Vitals;
 use crate::registry::snapshot::{Availability, Offer, Snapshot};
@@ -21,6 +21,9 @@ use crate::task::TaskId;
 /// hardly any is.
 const SAMPLES: u32 = 5;
 
+/// How far apart the seeds of two calls are; odd, so that all come up.
+const SEED_STEP: u64 = 0xd134_2543_de82_ef95;
+
 /// Entries that the scan looks at.
 const SCAN: usize = 256;
 
@@ -29,7 +32,8 @@ const SCAN: usize = 256;
 pub struct Router {
     settings: RouterSettings,
     plans: ArcSwap<HashMap<TaskId, Arc<Plan>>>,
-    draws: AtomicU64,
+    /// The seed of the next call's draws.
+    seeds: AtomicU64,
     turn: AtomicU64,
 }
 
@@ -53,6 +57,7 @@ pub struct Choices<'a> {
     balances: &'a dyn Balances,
     wish: Wish<'a>,
     now_ms: u64,
+    draws: Draws,
     sampled: u32,
     scanned: usize,
     start: usize,
@@ -60,6 +65,11 @@ pub struct Choices<'a> {
     seen: Seen,
     candidates: Vec<Candidate>,
 }
+
+/// The numbers that one call draws (splitmix64). Only their seed is shared: words that many
+/// threads raise cost more than all the rest of a choice.
+#[derive(Clone, Copy, Debug)]
+struct Draws(u64);
 
 /// Why miners were skipped.
 #[derive(Clone, Copy, Debug, Default)]
@@ -91,7 +101,7 @@ impl Router {
         Self {
             settings,
             plans: ArcSwap::default(),
-            draws: AtomicU64::new(seed),
+            seeds: AtomicU64::new(seed),
             turn: AtomicU64::new(0),
         }
     }
@@ -135,37 +145,40 @@ impl Router {
     ) -> Choices<'a> {
         let plan = self.plans.load().get(task).map(Arc::clone);
         let entries = plan.as_ref().map_or(0, |plan| plan.entries.len());
+        let seed = self.seeds.fetch_add(SEED_STEP, Ordering::Relaxed);
+        let mut draws = Draws(seed);
         let start = match self.settings.policy {
-            Policy::RoundRobin => self.turn.fetch_add(1, Ordering::Relaxed),
-            Policy::TwoChoices | Policy::Random => self.draw(),
+            Policy::RoundRobin => {
+                let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+                usize::try_from(turn).unwrap_or(0).checked_rem(entries)
+            }
+            Policy::TwoChoices | Policy::Random => Some(below(draws.next() >> 32, entries)),
         };
-        let start = usize::try_from(start)
-            .unwrap_or(0)
-            .checked_rem(entries)
-            .unwrap_or(0);
         Choices {
             router: self,
             plan,
             balances,
             wish,
             now_ms,
+            draws,
             sampled: 0,
             scanned: 0,
-            start,
+            start: start.unwrap_or(0),
             loser: None,
             seen: Seen::default(),
             candidates: Vec::new(),
         }
     }
+}
 
-    /// The next number of a sequence that the seed decides (splitmix64).
-    fn draw(&self) -> u64 {
-        let state = self
-            .draws
-            .fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
-        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+// === impl Draws ===
+
+impl Draws {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) >> 1
+        mixed ^ (mixed >> 31)
     }
 }
 
@@ -173,27 +186,31 @@ impl Router {
 
 impl Choices<'_> {
     /// The next candidate that has what the call needs, as last seen.
-    pub fn next_best(&mut self) -> Option<Offer> {
-        let plan = Arc::clone(self.plan.as_ref()?);
+    pub fn next_best(&mut self) -> Option<&Offer> {
+        let plan = self.plan.take()?;
+        let found = self.next_place(&plan);
+        self.plan.insert(plan).offer(found?)
+    }
+
+    fn next_place(&mut self, plan: &Plan) -> Option<usize> {
         if let Some(loser) = self.loser.take() {
-            return plan.offer(loser).cloned();
+            return Some(loser);
         }
         let samples =
             self.wish.pinned.is_none() && self.router.settings.policy == Policy::TwoChoices;
         while samples && self.sampled < SAMPLES {
             self.sampled += 1;
-            let draws = [self.router.draw(), self.router.draw()];
+            let draws = [self.draws.next(), self.draws.next()];
             let [one, two] = draws.map(|draw| plan.sample(draw));
             let (Some(one), Some(two)) = (one, two) else {
                 break;
             };
-            if let Some(found) = self.cheaper(&plan, one, two) {
-                return plan.offer(found).cloned();
+            let found = self.cheaper(plan, one, two);
+            if found.is_some() {
+                return found;
             }
         }
-        self.scan(&plan)
-            .and_then(|found| plan.offer(found))
-            .cloned()
+        self.scan(plan)
     }
 
     /// The candidate's units went to another call in between.
@@ -263,9 +280,12 @@ impl Choices<'_> {
     /// passes over a fresh ejection: else a bad second could leave nobody.
     fn look(&mut self, plan: &Plan, at: usize, scanning: bool) -> Option<f64> {
         let entry = plan.entries.get(at)?;
-        let offer = plan.offer(at)?;
-        let left = self.balances.left(offer.cell);
-        let verdict = self.verdict(entry, offer, left, scanning);
+        let balance = self.balances.balance(entry.cell);
+        let verdict = if self.is_excluded(plan, at, entry.cell) {
+            Verdict::Excluded
+        } else {
+            self.verdict(entry, balance, scanning)
+        };
         match verdict {
             Verdict::Busy => self.seen.busy = true,
             Verdict::Exhausted => self.seen.spent = true,
@@ -277,13 +297,13 @@ impl Choices<'_> {
             | Verdict::HigherScore
             | Verdict::LostRace => {}
         }
-        let score = (verdict == Verdict::HigherScore).then(|| plan.cost(entry, offer));
+        let score = (verdict == Verdict::HigherScore).then(|| plan.cost(entry));
         if self.wish.explain && self.candidates.len() < SCAN {
             self.candidates.push(Candidate {
-                hotkey: Arc::clone(&offer.miner.hotkey),
-                cell: offer.cell,
+                hotkey: Arc::clone(&plan.offer(at)?.miner.hotkey),
+                cell: entry.cell,
                 score,
-                left,
+                left: balance.left,
                 in_flight: entry.pulse.in_flight(),
                 verdict,
             });
@@ -291,29 +311,27 @@ impl Choices<'_> {
         score
     }
 
-    fn verdict(&self, entry: &Entry, offer: &Offer, left: Units, scanning: bool) -> Verdict {
-        let pinned = self
-            .wish
-            .pinned
-            .is_some_and(|hotkey| *hotkey != *offer.miner.hotkey);
-        if pinned || self.wish.exclude.contains(&offer.cell) {
-            return Verdict::Excluded;
-        }
+    fn is_excluded(&self, plan: &Plan, at: usize, cell: CellId) -> bool {
+        let other = self.wish.pinned.is_some_and(|hotkey| {
+            let offer = plan.offer(at);
+            offer.is_none_or(|offer| *hotkey != *offer.miner.hotkey)
+        });
+        other || self.wish.exclude.contains(&cell)
+    }
+
+    fn verdict(&self, entry: &Entry, balance: Balance, scanning: bool) -> Verdict {
         // It never becomes free again: nobody waits for it.
-        if offer.availability == Availability::Draining {
+        if entry.availability == Availability::Draining {
             return Verdict::Draining;
         }
         // What was granted before a declaration was lowered is not spent beyond it.
-        let after = self
-            .balances
-            .spent(offer.cell)
-            .saturating_add(self.wish.units);
-        if left < self.wish.units || after > offer.allotment {
+        let after = balance.spent.saturating_add(self.wish.units);
+        if balance.left < self.wish.units || after > entry.allotment {
             return Verdict::Exhausted;
         }
-        let busy = offer.availability == Availability::Busy
+        let busy = entry.availability == Availability::Busy
             || entry.pulse.is_pausing(self.now_ms)
-            || entry.is_full(offer);
+            || entry.is_full();
         if busy {
             return Verdict::Busy;
         }

@@ -46,31 +46,36 @@ pub struct Vitals {
     cells: DashMap<CellId, Arc<Pulse>>,
 }
 
-/// The vitals of one cell.
+/// The vitals of one cell: one cache line, because a choice reads those of two miners among
+/// very many.
+#[repr(align(64))]
 #[derive(Debug)]
 pub struct Pulse {
     in_flight: AtomicU32,
-    /// Microseconds per unit, without prefill; bits of an f64, 0 before the first sample.
-    latency: AtomicU64,
-    /// Microseconds per charged unit, prefill and prompt included; bits of an f64, 0 before
-    /// the first sample.
-    service: AtomicU64,
-    /// 0 to 1; bits of an f64.
-    success: AtomicU64,
-    /// Attempts that ended well or badly.
-    judged: AtomicU32,
-    /// Monotonic milliseconds.
-    ejected_until: AtomicU64,
     /// Requests at once that the miner was seen to take; 0: not learned.
     concurrency: AtomicU32,
+    /// Microseconds per unit, without prefill; 0 before the first sample.
+    latency: Decimal,
+    /// Microseconds per charged unit, prefill and prompt included; 0 before the first sample.
+    service: Decimal,
+    /// 0 to 1.
+    success: Decimal,
+    /// Attempts that ended well or badly.
+    judged: AtomicU32,
     good_in_a_row: AtomicU32,
     /// Answers of "too many" without a good one in between.
     busy_in_a_row: AtomicU32,
+    /// Monotonic milliseconds.
+    ejected_until: AtomicU64,
     /// Monotonic milliseconds.
     paused_until: AtomicU64,
     /// Units of all attempts, whatever their end: pace by successes would feed the dead.
     attempted: AtomicU64,
 }
+
+/// A number that many threads read and replace; half as long as an f64.
+#[derive(Debug)]
+struct Decimal(AtomicU32);
 
 /// A call's place at a miner; gives itself back.
 #[derive(Debug)]
@@ -137,14 +142,14 @@ impl Default for Pulse {
     fn default() -> Self {
         Self {
             in_flight: AtomicU32::new(0),
-            latency: AtomicU64::new(0),
-            service: AtomicU64::new(0),
-            success: AtomicU64::new(1.0_f64.to_bits()),
-            judged: AtomicU32::new(0),
-            ejected_until: AtomicU64::new(0),
             concurrency: AtomicU32::new(0),
+            latency: Decimal::new(0.0),
+            service: Decimal::new(0.0),
+            success: Decimal::new(1.0),
+            judged: AtomicU32::new(0),
             good_in_a_row: AtomicU32::new(0),
             busy_in_a_row: AtomicU32::new(0),
+            ejected_until: AtomicU64::new(0),
             paused_until: AtomicU64::new(0),
             attempted: AtomicU64::new(0),
         }
@@ -161,19 +166,19 @@ impl Pulse {
     /// Microseconds per unit, without prefill; 0 before the first sample.
     #[must_use]
     pub fn latency(&self) -> f64 {
-        f64::from_bits(self.latency.load(Ordering::Relaxed))
+        self.latency.get()
     }
 
     /// Microseconds per charged unit, all told; 0 before the first sample.
     #[must_use]
     pub fn service(&self) -> f64 {
-        f64::from_bits(self.service.load(Ordering::Relaxed))
+        self.service.get()
     }
 
     /// The part of attempts that end well, 0 to 1.
     #[must_use]
     pub fn success(&self) -> f64 {
-        f64::from_bits(self.success.load(Ordering::Relaxed))
+        self.success.get()
     }
 
     /// Whether it is left out now.
@@ -201,9 +206,9 @@ impl Pulse {
     }
 
     fn forget(&self) {
-        self.latency.store(0, Ordering::Relaxed);
-        self.service.store(0, Ordering::Relaxed);
-        self.success.store(1.0_f64.to_bits(), Ordering::Relaxed);
+        self.latency.set(0.0);
+        self.service.set(0.0);
+        self.success.set(1.0);
         self.judged.store(0, Ordering::Relaxed);
         self.ejected_until.store(0, Ordering::Relaxed);
         self.concurrency.store(0, Ordering::Relaxed);
@@ -239,11 +244,10 @@ impl Pulse {
         } else {
             LATENCY_FALL
         };
-        self.latency
-            .store(step(known, latency, weight).to_bits(), Ordering::Relaxed);
+        self.latency.set(step(known, latency, weight));
         let service = micros_per_unit(sample.duration, sample.units);
         let next = step(self.service(), service, SERVICE_WEIGHT);
-        self.service.store(next.to_bits(), Ordering::Relaxed);
+        self.service.set(next);
     }
 
     fn learn_success(&self, seen: f64, now_ms: u64) {
@@ -254,7 +258,7 @@ impl Pulse {
             .store(judged.saturating_add(1), Ordering::Relaxed);
         let weight = (f64::from(judged) + 2.0).recip().max(SUCCESS_WEIGHT);
         let next = (seen - known).mul_add(weight, known);
-        self.success.store(next.to_bits(), Ordering::Relaxed);
+        self.success.set(next);
         if seen > 0.0 {
             return;
         }
@@ -315,6 +319,26 @@ fn step(known: f64, seen: f64, weight: f64) -> f64 {
 fn micros_per_unit(span: Duration, units: Units) -> f64 {
     let units = u32::try_from(units.get()).unwrap_or(u32::MAX).max(1);
     (span.as_secs_f64() * 1e6 / f64::from(units)).max(1.0)
+}
+
+// === impl Decimal ===
+
+impl Decimal {
+    const fn new(value: f32) -> Self {
+        Self(AtomicU32::new(value.to_bits()))
+    }
+
+    fn get(&self) -> f64 {
+        f64::from(f32::from_bits(self.0.load(Ordering::Relaxed)))
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "seven digits are enough for what is learned"
+    )]
+    fn set(&self, value: f64) {
+        self.0.store((value as f32).to_bits(), Ordering::Relaxed);
+    }
 }
 
 // === impl InFlight ===

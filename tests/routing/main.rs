@@ -24,7 +24,7 @@ fn a_miner_that_was_tried_is_not_tried_again() {
     // N8.
     let fair = Fair::new(&[MUCH; 5]);
     let mut tried = Vec::new();
-    while let Some(offer) = fair.choices(wish(&tried)).next_best() {
+    while let Some(offer) = fair.choices(wish(&tried)).next_best().cloned() {
         assert!(!tried.contains(&offer.cell));
         tried.push(offer.cell);
     }
@@ -39,7 +39,7 @@ fn candidates_of_one_call_go_on_until_all_were_offered() {
     let fair = Fair::new(&[MUCH; 5]);
     let mut choices = fair.choices(wish(&[]));
     let mut offered = std::collections::BTreeSet::new();
-    while let Some(offer) = choices.next_best() {
+    while let Some(offer) = choices.next_best().cloned() {
         offered.insert(offer.cell);
         choices.spent(offer.cell);
     }
@@ -98,7 +98,7 @@ fn a_pinned_call_goes_to_its_miner_or_to_none() {
         pinned: Some(hotkey),
         ..wish(&[])
     };
-    let found = fair.choices(pinned("miner-777")).next_best();
+    let found = fair.choices(pinned("miner-777")).next_best().cloned();
     assert_eq!(found.map(|offer| offer.cell), Some(CellId(777)));
     let mut choices = fair.choices(pinned("nobody"));
     assert!(choices.next_best().is_none());
@@ -130,7 +130,7 @@ fn a_choice_touches_as_many_cells_among_ten_as_among_ten_thousand() {
 fn a_choice_explains_itself_only_when_asked() {
     let fair = Fair::new(&[MUCH; 3]);
     let mut choices = fair.choices(wish(&[]));
-    let offer = choices.next_best().expect("a miner");
+    let offer = choices.next_best().cloned().expect("a miner");
     assert!(choices.chosen(offer.cell).is_none());
 
     let asked = Wish {
@@ -138,9 +138,9 @@ fn a_choice_explains_itself_only_when_asked() {
         ..wish(&[])
     };
     let mut choices = fair.choices(asked);
-    let lost = choices.next_best().expect("a miner");
+    let lost = choices.next_best().cloned().expect("a miner");
     choices.spent(lost.cell);
-    let offer = choices.next_best().expect("another");
+    let offer = choices.next_best().cloned().expect("another");
     let told = choices
         .chosen(offer.cell)
         .expect("it was asked")

@@ -8,7 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use taugate::registry::snapshot::{Availability, Market, Miner, Offer, Snapshot};
 use taugate::routing::{
-    Balances, Choices, InFlight, Policy, Router, RouterSettings, Sample, Vitals, Wish,
+    Balance, Balances, Choices, InFlight, Policy, Router, RouterSettings, Sample, Vitals, Wish,
 };
 use taugate::task::Task;
 use taugate_ledger::ids::CellId;
@@ -48,15 +48,14 @@ impl Purse {
 }
 
 impl Balances for Purse {
-    fn left(&self, cell: CellId) -> Units {
+    fn balance(&self, cell: CellId) -> Balance {
         self.looks.fetch_add(1, Ordering::Relaxed);
         let allotted = self.allotted.lock().get(&cell).copied().unwrap_or_default();
         let spent = self.spent.lock().get(&cell).copied().unwrap_or_default();
-        Units::new(allotted.saturating_sub(spent))
-    }
-
-    fn spent(&self, cell: CellId) -> Units {
-        Units::new(self.spent.lock().get(&cell).copied().unwrap_or_default())
+        Balance {
+            left: Units::new(allotted.saturating_sub(spent)),
+            spent: Units::new(spent),
+        }
     }
 }
 

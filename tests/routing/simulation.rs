@@ -13,7 +13,9 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use taugate::registry::snapshot::{Availability, Market, Miner, Offer, Snapshot};
-use taugate::routing::{Balances, InFlight, Policy, Router, RouterSettings, Sample, Vitals, Wish};
+use taugate::routing::{
+    Balance, Balances, InFlight, Policy, Router, RouterSettings, Sample, Vitals, Wish,
+};
 use taugate::task::Task;
 use taugate_ledger::ids::CellId;
 use taugate_ledger::receipt::Outcome;
@@ -141,14 +143,13 @@ struct Simulation {
 }
 
 impl Balances for Cells {
-    fn left(&self, cell: CellId) -> Units {
+    fn balance(&self, cell: CellId) -> Balance {
         let at = cell.0 as usize;
         let spent = self.spent[at].load(Ordering::Relaxed);
-        Units::new(self.allotted[at].saturating_sub(spent))
-    }
-
-    fn spent(&self, cell: CellId) -> Units {
-        Units::new(self.spent[cell.0 as usize].load(Ordering::Relaxed))
+        Balance {
+            left: Units::new(self.allotted[at].saturating_sub(spent)),
+            spent: Units::new(spent),
+        }
     }
 }
 
@@ -325,7 +326,7 @@ impl Simulation {
         let count = self.machines.len();
         let cells = (start..start + count)
             .filter_map(|at| u32::try_from(at % count).ok().map(CellId))
-            .filter(|cell| self.cells.left(*cell) >= Units::new(units));
+            .filter(|cell| self.cells.balance(*cell).left >= Units::new(units));
         cells.min_by_key(|cell| self.machines[cell.0 as usize].outstanding)
     }
 
