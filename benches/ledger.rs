@@ -247,10 +247,10 @@ impl Ours {
     fn step(&self, draws: &mut Draws) -> bool {
         let task = &self.tasks[draws.below(TASKS) as usize];
         let mut choices = self.router.choices(task, self.table.as_ref(), wish(), 0);
-        let Some(offer) = choices.next_best() else {
+        let Some(cell) = choices.next_best() else {
             return false;
         };
-        let held = Reservation::take(&self.table, &[offer.cell], CALL, Origin::Organic);
+        let held = Reservation::take(&self.table, &[cell], CALL, Origin::Organic);
         held.is_ok_and(|held| held.post(CALL).posted == CALL)
     }
 }

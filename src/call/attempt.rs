@@ -211,11 +211,11 @@ impl Run {
             calls
                 .router
                 .choices(&self.admitted.task.id, table.as_ref(), wish, calls.now_ms());
-        while let Some(offer) = choices.next_best().cloned() {
+        while let Some(cell) = choices.next_best() {
             let ceiling = market
                 .ceiling
                 .filter(|_| self.admitted.origin == Origin::Organic);
-            let cells = [Some(offer.cell), ceiling];
+            let cells = [Some(cell), ceiling];
             let cells: SmallVec<[CellId; 3]> = cells.into_iter().flatten().collect();
             match calls
                 .books
@@ -223,16 +223,17 @@ impl Run {
                 .await
             {
                 Ok(held) => {
+                    let (offer, explanation) = choices.chosen().ok_or(CallError::Internal)?;
                     return Ok(Chosen {
-                        explanation: choices.chosen(offer.cell),
                         offer,
                         held,
+                        explanation,
                     });
                 }
                 Err(HoldError::Spent(cell)) if Some(cell) == ceiling => {
                     return Err(CallError::Ceiling);
                 }
-                Err(HoldError::Spent(cell)) => choices.spent(cell),
+                Err(HoldError::Spent(_)) => choices.spent(),
                 Err(HoldError::EngineAway) => return Err(CallError::EngineAway),
                 Err(HoldError::Crowded) => return Err(CallError::Crowded),
             }

@@ -62,6 +62,7 @@ pub struct Choices<'a> {
     scanned: usize,
     start: usize,
     loser: Option<usize>,
+    last: Option<usize>,
     seen: Seen,
     candidates: Vec<Candidate>,
 }
@@ -70,6 +71,15 @@ pub struct Choices<'a> {
 /// threads raise cost more than all the rest of a choice.
 #[derive(Clone, Copy, Debug)]
 struct Draws(u64);
+
+/// A candidate as it was found.
+#[derive(Clone, Copy)]
+struct Look<'a> {
+    at: usize,
+    entry: &'a Entry,
+    in_flight: u32,
+    balance: Balance,
+}
 
 /// Why miners were skipped.
 #[derive(Clone, Copy, Debug, Default)]
@@ -165,6 +175,7 @@ impl Router {
             scanned: 0,
             start: start.unwrap_or(0),
             loser: None,
+            last: None,
             seen: Seen::default(),
             candidates: Vec::new(),
         }
@@ -185,11 +196,13 @@ impl Draws {
 // === impl Choices ===
 
 impl Choices<'_> {
-    /// The next candidate that has what the call needs, as last seen.
-    pub fn next_best(&mut self) -> Option<&Offer> {
+    /// The cell of the next candidate that has what the call needs, as last seen.
+    pub fn next_best(&mut self) -> Option<CellId> {
         let plan = self.plan.take()?;
-        let found = self.next_place(&plan);
-        self.plan.insert(plan).offer(found?)
+        self.last = self.next_place(&plan);
+        let plan = self.plan.insert(plan);
+        let entry = plan.entries.get(self.last?)?;
+        Some(entry.cell)
     }
 
     fn next_place(&mut self, plan: &Plan) -> Option<usize> {
@@ -213,20 +226,22 @@ impl Choices<'_> {
         self.scan(plan)
     }
 
-    /// The candidate's units went to another call in between.
-    pub fn spent(&mut self, cell: CellId) {
+    /// The last candidate's units went to another call in between.
+    pub fn spent(&mut self) {
         self.seen.spent = true;
-        self.mark(cell, Verdict::LostRace);
+        self.mark(Verdict::LostRace);
     }
 
-    /// The candidate was taken. How that came, where the client asked.
-    pub fn chosen(&mut self, cell: CellId) -> Option<Explanation> {
-        self.mark(cell, Verdict::Chosen);
+    /// The last candidate was taken: its offer, and how that came where the client asked.
+    pub fn chosen(&mut self) -> Option<(Offer, Option<Explanation>)> {
+        self.mark(Verdict::Chosen);
         let candidates = std::mem::take(&mut self.candidates);
-        self.wish.explain.then_some(Explanation {
+        let offer = self.plan.as_ref()?.offer(self.last?)?.clone();
+        let explanation = self.wish.explain.then_some(Explanation {
             policy: self.router.settings.policy,
             candidates,
-        })
+        });
+        Some((offer, explanation))
     }
 
     /// Why there is nobody left.
@@ -241,11 +256,14 @@ impl Choices<'_> {
     }
 
     fn cheaper(&mut self, plan: &Plan, one: usize, two: usize) -> Option<usize> {
-        let first = self.look(plan, one, false);
+        // Both are fetched before either is judged: their cache misses overlap.
+        let looks = [one, two].map(|at| Look::at(plan, self.balances, at));
+        let [first, second] = looks;
+        let first = self.judge(plan, first?, false);
         if one == two {
             return first.map(|_| one);
         }
-        let second = self.look(plan, two, false);
+        let second = self.judge(plan, second?, false);
         match (first, second) {
             (Some(a), Some(b)) => {
                 let (winner, loser) = if a <= b { (one, two) } else { (two, one) };
@@ -269,7 +287,8 @@ impl Choices<'_> {
         while self.scanned < most {
             let at = (self.start + self.scanned).checked_rem(entries)?;
             self.scanned += 1;
-            if self.look(plan, at, true).is_some() {
+            let look = Look::at(plan, self.balances, at)?;
+            if self.judge(plan, look, true).is_some() {
                 return Some(at);
             }
         }
@@ -278,13 +297,17 @@ impl Choices<'_> {
 
     /// The candidate's cost, or `None` when it is skipped. The scan, as the last resort,
     /// passes over a fresh ejection: else a bad second could leave nobody.
-    fn look(&mut self, plan: &Plan, at: usize, scanning: bool) -> Option<f64> {
-        let entry = plan.entries.get(at)?;
-        let balance = self.balances.balance(entry.cell);
+    fn judge(&mut self, plan: &Plan, look: Look<'_>, scanning: bool) -> Option<f64> {
+        let Look {
+            at,
+            entry,
+            in_flight,
+            balance,
+        } = look;
         let verdict = if self.is_excluded(plan, at, entry.cell) {
             Verdict::Excluded
         } else {
-            self.verdict(entry, balance, scanning)
+            self.verdict(look, scanning)
         };
         match verdict {
             Verdict::Busy => self.seen.busy = true,
@@ -297,14 +320,14 @@ impl Choices<'_> {
             | Verdict::HigherScore
             | Verdict::LostRace => {}
         }
-        let score = (verdict == Verdict::HigherScore).then(|| plan.cost(entry));
+        let score = (verdict == Verdict::HigherScore).then(|| plan.cost(entry, in_flight));
         if self.wish.explain && self.candidates.len() < SCAN {
             self.candidates.push(Candidate {
                 hotkey: Arc::clone(&plan.offer(at)?.miner.hotkey),
                 cell: entry.cell,
                 score,
                 left: balance.left,
-                in_flight: entry.pulse.in_flight(),
+                in_flight,
                 verdict,
             });
         }
@@ -319,7 +342,8 @@ impl Choices<'_> {
         other || self.wish.exclude.contains(&cell)
     }
 
-    fn verdict(&self, entry: &Entry, balance: Balance, scanning: bool) -> Verdict {
+    fn verdict(&self, look: Look<'_>, scanning: bool) -> Verdict {
+        let Look { entry, balance, .. } = look;
         // It never becomes free again: nobody waits for it.
         if entry.availability == Availability::Draining {
             return Verdict::Draining;
@@ -331,7 +355,7 @@ impl Choices<'_> {
         }
         let busy = entry.availability == Availability::Busy
             || entry.pulse.is_pausing(self.now_ms)
-            || entry.is_full();
+            || entry.is_full(look.in_flight);
         if busy {
             return Verdict::Busy;
         }
@@ -342,15 +366,30 @@ impl Choices<'_> {
         Verdict::HigherScore
     }
 
-    fn mark(&mut self, cell: CellId, verdict: Verdict) {
-        let found = self
-            .candidates
-            .iter_mut()
-            .rev()
-            .find(|candidate| candidate.cell == cell);
-        if let Some(candidate) = found {
+    fn mark(&mut self, verdict: Verdict) {
+        let plan = self.plan.as_ref();
+        let entry = self.last.and_then(|at| plan?.entries.get(at));
+        let Some(cell) = entry.map(|entry| entry.cell) else {
+            return;
+        };
+        let mut looked_at = self.candidates.iter_mut().rev();
+        if let Some(candidate) = looked_at.find(|candidate| candidate.cell == cell) {
             candidate.verdict = verdict;
         }
+    }
+}
+
+// === impl Look ===
+
+impl<'a> Look<'a> {
+    fn at(plan: &'a Plan, balances: &dyn Balances, at: usize) -> Option<Self> {
+        let entry = plan.entries.get(at)?;
+        Some(Self {
+            at,
+            entry,
+            in_flight: entry.pulse.in_flight(),
+            balance: balances.balance(entry.cell),
+        })
     }
 }
 

@@ -35,7 +35,8 @@ pub fn cost(burden: &Burden) -> f64 {
     } else {
         1.0
     };
-    occupancy * latency * pace / burden.success.max(0.05).powi(2)
+    let success = burden.success.max(0.05);
+    occupancy * latency * pace / (success * success)
 }
 
 /// How slow a miner is against others (a ratio, 1: as usual), but no slower than against its

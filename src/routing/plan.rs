@@ -8,7 +8,7 @@ use taugate_ledger::units::Units;
 use super::balances::{Balance, Balances};
 use super::cost::{Burden, cost, slowness};
 use super::settings::RouterSettings;
-use super::vitals::{Pulse, Vitals};
+use super::vitals::{PulseRef, Vitals};
 use crate::registry::snapshot::{Availability, Market, Offer};
 
 /// A market with weights.
@@ -27,7 +27,7 @@ pub(super) struct Plan {
 #[repr(align(64))]
 #[derive(Debug)]
 pub(super) struct Entry {
-    pub(super) pulse: Arc<Pulse>,
+    pub(super) pulse: PulseRef,
     pub(super) cell: CellId,
     pub(super) availability: Availability,
     /// Left out.
@@ -119,9 +119,9 @@ impl Plan {
         }
     }
 
-    pub(super) fn cost(&self, entry: &Entry) -> f64 {
+    pub(super) fn cost(&self, entry: &Entry, in_flight: u32) -> f64 {
         cost(&Burden {
-            in_flight: entry.pulse.in_flight(),
+            in_flight,
             concurrency: entry.concurrency(),
             latency: entry.pulse.latency(),
             median: self.latency_median,
@@ -180,9 +180,8 @@ impl Entry {
             .map_or(usual, |limit| usual.min(f64::from(limit)))
     }
 
-    pub(super) fn is_full(&self) -> bool {
-        self.limit()
-            .is_some_and(|limit| self.pulse.in_flight() >= limit)
+    pub(super) fn is_full(&self, in_flight: u32) -> bool {
+        self.limit().is_some_and(|limit| in_flight >= limit)
     }
 
     /// Calls in flight at a miner that works at its allotment's rate: units a second times

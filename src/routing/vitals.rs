@@ -2,11 +2,11 @@
 //!
 //! Passive signals only: miners are foreign, what they say of themselves is not asked.
 
-use std::sync::Arc;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use dashmap::DashMap;
 use taugate_ledger::ids::CellId;
 use taugate_ledger::receipt::Outcome;
 use taugate_ledger::units::Units;
@@ -39,11 +39,24 @@ const PAUSE_MS_MIN: u64 = 50;
 /// At most this long.
 const PAUSE_MS_MAX: u64 = 3_200;
 
+/// Cells in a chunk of vitals.
+const CHUNK: usize = 1024;
+/// Chunks, as many as the books' table has.
+const CHUNKS: usize = 2048;
+
 /// The vitals of every miner and task.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Vitals {
-    /// Bounded by the cells that the registry gave numbers.
-    cells: DashMap<CellId, Arc<Pulse>>,
+    /// By cell number, as the books' table has them. Bounded by the cells that the registry
+    /// gave numbers.
+    chunks: Box<[OnceLock<Arc<[Pulse]>>]>,
+}
+
+/// The vitals of one cell, wherever they lie.
+#[derive(Clone, Debug)]
+pub struct PulseRef {
+    chunk: Arc<[Pulse]>,
+    at: usize,
 }
 
 /// The vitals of one cell: one cache line, because a choice reads those of two miners among
@@ -80,7 +93,7 @@ struct Decimal(AtomicU32);
 /// A call's place at a miner; gives itself back.
 #[derive(Debug)]
 #[must_use]
-pub struct InFlight(Arc<Pulse>);
+pub struct InFlight(PulseRef);
 
 /// What an attempt teaches.
 #[derive(Clone, Copy, Debug)]
@@ -100,11 +113,16 @@ pub struct Sample {
 impl Vitals {
     /// The vitals of a cell; those of a newcomer where nothing is known.
     #[must_use]
-    pub fn pulse(&self, cell: CellId) -> Arc<Pulse> {
-        if let Some(known) = self.cells.get(&cell) {
-            return Arc::clone(&known);
-        }
-        Arc::clone(&self.cells.entry(cell).or_default())
+    pub fn pulse(&self, cell: CellId) -> PulseRef {
+        let number = cell.0 as usize;
+        let (chunk, at) = (number / CHUNK, number % CHUNK);
+        let new = || (0..CHUNK).map(|_| Pulse::default()).collect();
+        let chunk = match self.chunks.get(chunk) {
+            Some(known) => Arc::clone(known.get_or_init(new)),
+            // The books have no room for such a cell either: nothing is ever sent there.
+            None => new(),
+        };
+        PulseRef { chunk, at }
     }
 
     /// An attempt begins that holds so many units.
@@ -123,16 +141,37 @@ impl Vitals {
 
     /// Forgets what was learned: everyone is as new, what is in flight stays counted.
     pub fn forget(&self) {
-        for pulse in &self.cells {
-            pulse.forget();
-        }
+        self.known().for_each(Pulse::forget);
     }
 
     /// A new period begins: pace starts again.
     pub fn turn(&self) {
-        for pulse in &self.cells {
+        for pulse in self.known() {
             pulse.attempted.store(0, Ordering::Relaxed);
         }
+    }
+
+    fn known(&self) -> impl Iterator<Item = &Pulse> {
+        let chunks = self.chunks.iter().filter_map(OnceLock::get);
+        chunks.flat_map(|chunk| chunk.iter())
+    }
+}
+
+impl Default for Vitals {
+    fn default() -> Self {
+        Self {
+            chunks: (0..CHUNKS).map(|_| OnceLock::new()).collect(),
+        }
+    }
+}
+
+// === impl PulseRef ===
+
+impl Deref for PulseRef {
+    type Target = Pulse;
+
+    fn deref(&self) -> &Pulse {
+        &self.chunk[self.at]
     }
 }
 

@@ -24,9 +24,9 @@ fn a_miner_that_was_tried_is_not_tried_again() {
     // N8.
     let fair = Fair::new(&[MUCH; 5]);
     let mut tried = Vec::new();
-    while let Some(offer) = fair.choices(wish(&tried)).next_best().cloned() {
-        assert!(!tried.contains(&offer.cell));
-        tried.push(offer.cell);
+    while let Some(cell) = fair.choices(wish(&tried)).next_best() {
+        assert!(!tried.contains(&cell));
+        tried.push(cell);
     }
     assert_eq!(tried.len(), 5);
     let mut choices = fair.choices(wish(&tried));
@@ -39,9 +39,9 @@ fn candidates_of_one_call_go_on_until_all_were_offered() {
     let fair = Fair::new(&[MUCH; 5]);
     let mut choices = fair.choices(wish(&[]));
     let mut offered = std::collections::BTreeSet::new();
-    while let Some(offer) = choices.next_best().cloned() {
-        offered.insert(offer.cell);
-        choices.spent(offer.cell);
+    while let Some(cell) = choices.next_best() {
+        offered.insert(cell);
+        choices.spent();
     }
     assert_eq!(offered.len(), 5);
     assert_eq!(choices.none(), NoChoice::AllSpent);
@@ -98,8 +98,8 @@ fn a_pinned_call_goes_to_its_miner_or_to_none() {
         pinned: Some(hotkey),
         ..wish(&[])
     };
-    let found = fair.choices(pinned("miner-777")).next_best().cloned();
-    assert_eq!(found.map(|offer| offer.cell), Some(CellId(777)));
+    let found = fair.choices(pinned("miner-777")).next_best();
+    assert_eq!(found, Some(CellId(777)));
     let mut choices = fair.choices(pinned("nobody"));
     assert!(choices.next_best().is_none());
     assert_eq!(choices.none(), NoChoice::NoMiner);
@@ -130,21 +130,20 @@ fn a_choice_touches_as_many_cells_among_ten_as_among_ten_thousand() {
 fn a_choice_explains_itself_only_when_asked() {
     let fair = Fair::new(&[MUCH; 3]);
     let mut choices = fair.choices(wish(&[]));
-    let offer = choices.next_best().cloned().expect("a miner");
-    assert!(choices.chosen(offer.cell).is_none());
+    choices.next_best().expect("a miner");
+    let (_, told) = choices.chosen().expect("its offer");
+    assert!(told.is_none());
 
     let asked = Wish {
         explain: true,
         ..wish(&[])
     };
     let mut choices = fair.choices(asked);
-    let lost = choices.next_best().cloned().expect("a miner");
-    choices.spent(lost.cell);
-    let offer = choices.next_best().cloned().expect("another");
-    let told = choices
-        .chosen(offer.cell)
-        .expect("it was asked")
-        .to_proto(3);
+    choices.next_best().expect("a miner");
+    choices.spent();
+    choices.next_best().expect("another");
+    let (offer, told) = choices.chosen().expect("its offer");
+    let told = told.expect("it was asked").to_proto(3);
     assert_eq!((told.policy.as_str(), told.waited_ms), ("two_choices", 3));
     let verdicts: Vec<_> = told
         .candidates

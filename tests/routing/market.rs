@@ -132,7 +132,7 @@ impl Fair {
 
     /// The first choice for a call like any other.
     pub(crate) fn choose(&self) -> Option<CellId> {
-        self.choices(wish(&[])).next_best().map(|offer| offer.cell)
+        self.choices(wish(&[])).next_best()
     }
 
     /// How often each miner is the first choice of so many calls.

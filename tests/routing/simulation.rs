@@ -312,7 +312,7 @@ impl Simulation {
         let cell = match self.setup.rule {
             Rule::Router(_) => {
                 let mut choices = router.choices(TASK, &self.cells, wish, now_us / 1000);
-                choices.next_best()?.cell
+                choices.next_best()?
             }
             Rule::LeastOutstanding => self.least_outstanding(start, units)?,
         };
