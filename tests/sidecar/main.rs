@@ -7,6 +7,7 @@
 )]
 
 mod arguments;
+mod conversations;
 mod declaring;
 mod gateway;
 mod model_server;
