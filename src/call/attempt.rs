@@ -197,10 +197,7 @@ impl Run {
             .get(&self.admitted.task.id)
             .ok_or(CallError::NoMiner)?;
         let table = &self.admitted.table;
-        let units = self
-            .admitted
-            .prompt_units
-            .saturating_add(self.admitted.output_units);
+        let units = self.units();
         let wish = Wish {
             units,
             exclude: &self.excluded,
@@ -246,6 +243,12 @@ impl Run {
         })
     }
 
+    /// What the call holds at its start.
+    fn units(&self) -> Units {
+        let output = self.admitted.output_units;
+        self.admitted.prompt_units.saturating_add(output)
+    }
+
     fn begin(&mut self, chosen: Chosen) {
         let Chosen {
             offer,
@@ -279,8 +282,10 @@ impl Run {
     /// its call lives.
     async fn first(&mut self, offer: &Offer) -> Result<(MinerStream, v1::Delta), Missed> {
         let calls = Arc::clone(&self.guard.calls);
-        let (limit, blame) = self.first_limit();
-        let until = Instant::now() + limit;
+        let begun = Instant::now();
+        let attempts = self.guard.record.attempts.len();
+        let mut last = attempts >= calls.settings.attempts_max;
+        let (mut until, mut blame) = self.first_until(begun, last);
         let choices = self.admitted.choices;
         let reaching = reach(&self.pool, offer, self.to_miner(), choices, self.rest());
         tokio::pin!(reaching);
@@ -301,29 +306,52 @@ impl Run {
                 reached = &mut reaching => {
                     return reached.map_err(|error| Missed::Again(error.outcome()));
                 }
-                () = tokio::time::sleep_until(until) => return Err(self.late(blame)),
+                () = tokio::time::sleep_until(until) => {
+                    if last || blame == Outcome::Stalled || self.has_another(offer) {
+                        return Err(self.late(blame));
+                    }
+                    // To give this one up would help nobody.
+                    last = true;
+                    (until, blame) = self.first_until(begun, last);
+                }
                 _ = progress.tick() => self.say_progress(),
             }
         }
     }
 
-    /// How long the first delta may take, and whose fault it is when it does not come: a
+    /// Until when the first delta has to come, and whose fault it is when it does not: a
     /// client with little time must not get miners ejected.
-    fn first_limit(&self) -> (Duration, Outcome) {
+    fn first_until(&self, begun: Instant, last: bool) -> (Instant, Outcome) {
         let limits = &self.admitted.task.limits;
         let kib = u32::try_from(self.admitted.prompt_bytes / 1024).unwrap_or(u32::MAX);
         let limit = limits
             .first_chunk
             .saturating_add(limits.first_chunk_per_kib.saturating_mul(kib));
-        let rest = self.rest();
-        let last = self.guard.record.attempts.len() >= self.guard.calls.settings.attempts_max;
+        let latest = begun + limit;
+        let rest = self.admitted.deadline.saturating_duration_since(begun);
         // A quarter of the time, so that another miner can still make it.
-        let share = if last { rest } else { rest / 4 };
-        if limit <= share {
-            (limit, Outcome::Stalled)
+        let share = begun + if last { rest } else { rest / 4 };
+        if latest <= share {
+            (latest, Outcome::Stalled)
         } else {
             (share, Outcome::Cancelled)
         }
+    }
+
+    /// Whether a miner is left that was not tried and could take the call now.
+    fn has_another(&self, offer: &Offer) -> bool {
+        let calls = &self.guard.calls;
+        let tried = [self.excluded.as_slice(), &[offer.cell]].concat();
+        let wish = Wish {
+            units: self.units(),
+            exclude: &tried,
+            pinned: self.admitted.pinned.as_deref(),
+            explain: false,
+        };
+        let table = self.admitted.table.as_ref();
+        let task = &self.admitted.task.id;
+        let mut choices = calls.router.choices(task, table, wish, calls.now_ms());
+        choices.next_best().is_some()
     }
 
     fn late(&self, blame: Outcome) -> Missed {

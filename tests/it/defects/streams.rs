@@ -83,6 +83,40 @@ async fn n6_nothing_is_dispatched_after_the_clients_status() {
     assert_eq!(gateway.posted().await, 0);
 }
 
+/// N6, the other way round: a client with time left was given up on. A slow miner that
+/// nobody can stand in for keeps all of the client's time, not the part of it that leaves
+/// room for another one.
+#[tokio::test]
+async fn n6_a_slow_miner_without_a_stand_in_gets_all_of_the_time() {
+    let slow = vec![
+        Act::Pause(Duration::from_millis(1_500)),
+        Act::Say("late".into()),
+        Act::Complete(1),
+    ];
+    let (slow, quick) = (
+        FakeMiner::start(slow).await,
+        FakeMiner::start(vec![Act::Say("quick".into()), Act::Complete(1)]).await,
+    );
+    let gateway = TestGateway::start().await;
+    gateway.declare("//Slow", &slow, 100_000, 8).await;
+    let ask = || async {
+        let mut request = tonic::Request::new(chat("hi"));
+        // A quarter of it is too short, the whole by far long enough.
+        request.set_timeout(Duration::from_secs(5));
+        let mut client = gateway.client().await;
+        let answer = client.generate(request).await.expect("an answer");
+        answer.into_inner().choices.remove(0).content
+    };
+    assert_eq!(ask().await, "late");
+    gateway.declare("//Quick", &quick, 100_000, 8).await;
+    let tried = |_: &u32| slow.seen().len() == 1;
+    for _ in (0..50).take_while(tried) {
+        assert_eq!(ask().await, "quick");
+    }
+    assert!(slow.seen().len() > 1, "it was tried, and left in time");
+    gateway.posted().await;
+}
+
 /// N8: failover asked the same miner again.
 #[tokio::test]
 async fn n8_no_call_asks_a_miner_twice() {

@@ -160,6 +160,7 @@ async fn until_miners(client: &mut Client, count: u32) {
 /// Asks until a call took two attempts; the receipts of all calls by their id.
 async fn ask_until_failover(client: &mut Client) -> BTreeMap<String, v1::Receipt> {
     let mut receipts = BTreeMap::new();
+    let mut failed_over = false;
     for _ in 0..100 {
         let answer = client.generate(chat("hi")).await.expect("an answer");
         let request_id = answer.into_inner().request_id;
@@ -168,13 +169,13 @@ async fn ask_until_failover(client: &mut Client) -> BTreeMap<String, v1::Receipt
         };
         let receipt = client.get_receipt(request).await.expect("an answer");
         let receipt = receipt.into_inner().receipt.expect("a receipt");
-        let attempts = receipt.attempts.len();
+        failed_over |= receipt.attempts.len() == 2;
         receipts.insert(request_id, receipt);
-        if attempts == 2 && receipts.len() > 2 {
+        if failed_over && receipts.len() > 2 {
             return receipts;
         }
     }
-    panic!("no call failed over: {receipts:?}");
+    panic!("no call failed over");
 }
 
 /// N13: request traces were off. Each request leaves one trace with every attempt in it,
