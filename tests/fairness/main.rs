@@ -95,9 +95,10 @@ struct Run {
     engine: EngineCalls,
 }
 
+/// N18, N19: units follow what was declared, whoever it was, and a newcomer without a history
+/// gets work in the period in which it joins.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn units_follow_allotments_and_a_failing_miner_starves() {
-    // N19, too: the newcomer has no history.
     let run = run().await;
     println(&run.table());
     assert!(run.calls >= 3_000, "{} calls", run.calls);
