@@ -167,7 +167,8 @@ async fn a_clients_own_deadline_bounds_a_question_too() {
     let request = request(door.address, path)
         .header("grpc-timeout", "100m")
         .body(Body::empty());
-    let ended = status(send(door.address, request.expect("a request")).await);
+    let request = request.expect("a request");
+    let ended = async { status(send(door.address, request).await).await };
     let ended = tokio::time::timeout(Duration::from_secs(10), ended).await;
     assert_eq!(reason(&ended.expect("in time")), "DEADLINE");
     door.close().await;

@@ -95,6 +95,8 @@ async fn case_16_who_says_nothing_before_in_or_after_a_tls_handshake_is_closed()
 async fn case_16_one_address_has_so_many_connections_and_gets_its_places_back() {
     let gateway = TestGateway::with(|config| {
         config.limits.connections_per_address_max = 2;
+        // Not for their silence.
+        config.limits.handshake = Duration::from_secs(600);
     })
     .await;
     let public = gateway.gateway.addresses().public;
