@@ -1,6 +1,7 @@
 //! A model behind an OpenAI-compatible server.
 
 mod connect;
+mod halves;
 mod request;
 mod stream;
 

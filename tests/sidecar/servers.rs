@@ -99,6 +99,19 @@ data: not even JSON
 
 data: {"choices":[{"delta":{"content":"two"},"finish_reason":"eos_token"}],"usage":{"prompt_tokens":-1},"timings":{"predicted_ms":1.5}}"#;
 
+/// Cuts its text as its strings are cut, in the middle of a code point.
+const HALVES: &str = r#"data: {"choices":[{"index":0,"delta":{"content":"a \ud83e"}}]}
+
+data: {"choices":[{"index":0,"delta":{"role":"assistant"}}]}
+
+data: {"choices":[{"index":0,"delta":{"content":"\udd80 \ud83e\udd80 \ud83e."}}]}
+
+data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}
+
+data: [DONE]
+
+"#;
+
 fn servers() -> Vec<(&'static str, &'static str, Expected)> {
     use v1::FinishReason::{ContentFilter, Length, Stop, ToolCalls};
     vec![
@@ -147,6 +160,15 @@ fn servers() -> Vec<(&'static str, &'static str, Expected)> {
             Expected {
                 calls: &[("look", r#"{"z": 1, "a": [2]}"#), ("wait", "{}")],
                 finish: ToolCalls,
+                ..Expected::default()
+            },
+        ),
+        (
+            "halves",
+            HALVES,
+            Expected {
+                content: "a 🦀 🦀 \u{fffd}.",
+                finish: Stop,
                 ..Expected::default()
             },
         ),

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::super::model::{ModelError, ModelEvent};
+use super::halves::Halves;
 use crate::proto::v1;
 use crate::proto::v1::FinishReason;
 
@@ -90,6 +91,7 @@ struct CompletionDetails {
 pub(super) struct Reader {
     choices: Vec<Seen>,
     claimed: v1::ClaimedTokens,
+    halves: Halves,
 }
 
 /// What has been seen of a choice.
@@ -107,6 +109,7 @@ impl Reader {
         Self {
             choices: (0..choices).map(|_| Seen::default()).collect(),
             claimed: v1::ClaimedTokens::default(),
+            halves: Halves::default(),
         }
     }
 
@@ -117,7 +120,8 @@ impl Reader {
 
     /// Reads the data of one event; the deltas that are in it.
     pub(super) fn read(&mut self, data: &str) -> Result<Vec<v1::Delta>, ModelError> {
-        let chunk: Chunk = serde_json::from_str(data).map_err(|_| ModelError::Broken)?;
+        let data = self.halves.join(data);
+        let chunk: Chunk = serde_json::from_str(&data).map_err(|_| ModelError::Broken)?;
         if chunk.error.is_some() || chunk.object.as_deref() == Some("error") {
             return Err(ModelError::Broken);
         }
