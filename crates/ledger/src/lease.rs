@@ -344,7 +344,9 @@ impl Lender {
 
     fn give_back(&self, table: &Table, leases: &mut Leases, asks: &mut Vec<ExchangeAsk>) {
         let cells = leases.cells.iter_mut().filter_map(|(id, lease)| {
-            let cell = table.get(*id)?;
+            // Touched, because an ask whose answer was lost may be owed by a cell that no call
+            // of the period ever was charged to.
+            let cell = table.touch(*id)?;
             let taken = cell.lower(Units::MAX);
             let tell = !taken.is_zero() || lease.owes;
             lease.owes = tell;
