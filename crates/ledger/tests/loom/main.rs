@@ -81,14 +81,16 @@ fn take(table: &Arc<Table>, cells: &[CellId], units: u64) -> Option<Reservation>
 
 fn closes(table: &Table, cell: CellId) {
     let sum = table.posted_total(cell).get() + table.reserved(cell).get() + table.free(cell).get();
-    assert_eq!(table.granted(cell).get(), sum, "granted = posted + reserved + free");
+    assert_eq!(
+        table.granted(cell).get(),
+        sum,
+        "granted = posted + reserved + free"
+    );
 }
 
-/// Few enough switches that each model ends in seconds.
+/// Every interleaving; `LOOM_MAX_PREEMPTIONS` bounds the switches where that takes too long.
 fn model(threads: impl Fn() + Sync + Send + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(builder.preemption_bound.unwrap_or(3));
-    builder.check(threads);
+    loom::model(threads);
 }
 
 #[test]
@@ -118,7 +120,10 @@ fn over_two_cells_it_is_all_or_nothing() {
         assert!(mine.is_none() || theirs.is_none());
         let posted = u(if mine.or(theirs).is_some() { 2 } else { 0 });
         for cell in [A, B] {
-            assert_eq!((table.posted_total(cell), table.reserved(cell)), (posted, u(0)));
+            assert_eq!(
+                (table.posted_total(cell), table.reserved(cell)),
+                (posted, u(0))
+            );
             closes(&table, cell);
         }
     });
@@ -165,7 +170,7 @@ fn a_raise_and_a_reservation_meet() {
     model(|| {
         let desk = Desk::with(&[(A, 1)]);
         let table = desk.table();
-        let other = desk.clone();
+        let other = desk;
         let thread = thread::spawn(move || other.draw(A, 2));
         let held = take(&table, &[A], 2);
         thread.join().expect("it ends");
@@ -180,15 +185,19 @@ fn what_is_given_back_is_not_reserved_as_well() {
     model(|| {
         let desk = Desk::with(&[(A, 3)]);
         let table = desk.table();
-        let other = desk.clone();
+        let other = desk;
         let thread = thread::spawn(move || {
             let asks = other.lender.give_back_all();
-            asks.first().map(|ask| (ask.cells[0].target, ask.cells[0].posted))
+            asks.first()
+                .map(|ask| (ask.cells[0].target, ask.cells[0].posted))
         });
         let held = take(&table, &[A], 2);
         let posted = held.map(|held| held.post(u(2)).posted).unwrap_or_default();
         if let Some((target, told)) = thread.join().expect("it ends") {
-            assert!(target >= posted && told <= posted, "{target} kept of {posted} posted");
+            assert!(
+                target >= posted && told <= posted,
+                "{target} kept of {posted} posted"
+            );
         }
         assert_eq!(table.posted_total(A), posted);
         closes(&table, A);

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Tries every interleaving of what two threads do to a cell, its table and the journal, and
-# says in one line what was seen. LOOM_MAX_PREEMPTIONS says how many switches are tried (3).
+# says in one line what was seen.
 set -eu
 cd "$(dirname "$0")/../../../.."
 out=$(mktemp)
