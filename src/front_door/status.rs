@@ -4,7 +4,7 @@
 //! rarely helps, and load balancers would eject a gateway that answers UNAVAILABLE.
 //!
 //! What the gRPC library and its health and reflection services refuse by themselves has no
-//! reason; [`Refusal::of_foreign`] gives it one.
+//! reason; `Refusal::of_foreign` gives it one.
 
 use std::collections::HashMap;
 use std::time::Duration;
