@@ -194,6 +194,8 @@ impl Seen {
             it.paused, it.cut, it.checks,
         ];
         let never = always.contains(&0) || (proof.may_lose && it.frozen.min(it.commits_lost) == 0);
+        // Receipts overtake an ask in few schedules.
+        let never = never || (proof.count >= 100_000 && it.overtaken == 0);
         assert!(
             proof.count < 1_000 || !never,
             "something was never tried: {it:?}"
