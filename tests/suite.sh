@@ -6,8 +6,6 @@ taugate=${TAUGATE:-target/debug/taugate}
 if [ -z "${TAUGATE:-}" ]; then
   cargo build --quiet --locked --bin taugate
 fi
-# Logs are read here.
-export NO_COLOR=1
 
 run=$(mktemp -d)
 pids=()

@@ -316,6 +316,8 @@ where
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(PUBLIC_DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // No service has these in its messages; tools look them up to show a refusal.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let (reflection, older) = (descriptors().build_v1()?, descriptors().build_v1alpha()?);
     let gate = Gate::new(

@@ -1,5 +1,7 @@
 //! Logs to standard error, and traces to a collector where one is named.
 
+use std::io::IsTerminal as _;
+
 use opentelemetry_otlp::SpanExporter;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::SdkTracerProvider;
@@ -43,7 +45,11 @@ pub fn start_logs(format: Format, filter: &str) -> Result<(), TelemetryError> {
     use tracing_subscriber::util::SubscriberInitExt as _;
     let filter = EnvFilter::builder().parse(filter)?;
     let registry = tracing_subscriber::registry().with(filter);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let mut lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    if !std::io::stderr().is_terminal() {
+        // A file or a collector gets plain text; on a terminal `NO_COLOR` counts.
+        lines.set_ansi(false);
+    }
     match format {
         Format::Pretty => registry.with(lines.compact()).try_init()?,
         Format::Json => registry.with(lines.json()).try_init()?,

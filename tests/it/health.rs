@@ -182,14 +182,18 @@ macro_rules! reflected {
         };
         let services: Vec<String> = listed.service.into_iter().map(|one| one.name).collect();
 
-        let symbol = MessageRequest::FileContainingSymbol(INFERENCE.to_owned());
-        let answer = client.server_reflection_info(ask(symbol)).await;
-        let answer = answer.expect("it answers").into_inner().message().await;
-        let answer = answer.expect("no error").expect("an answer");
-        let Some(MessageResponse::FileDescriptorResponse(files)) = answer.message_response else {
-            panic!("{answer:?}");
-        };
-        assert!(!files.file_descriptor_proto.is_empty());
+        // A service, and the details that tools show of a refusal.
+        for known in [INFERENCE, "google.rpc.ErrorInfo", "google.rpc.RetryInfo"] {
+            let symbol = MessageRequest::FileContainingSymbol(known.to_owned());
+            let answer = client.server_reflection_info(ask(symbol)).await;
+            let answer = answer.expect("it answers").into_inner().message().await;
+            let answer = answer.expect(known).expect("an answer");
+            let Some(MessageResponse::FileDescriptorResponse(files)) = answer.message_response
+            else {
+                panic!("{known}: {answer:?}");
+            };
+            assert!(!files.file_descriptor_proto.is_empty(), "{known}");
+        }
 
         let unknown = MessageRequest::FileContainingSymbol("no.such.Thing".to_owned());
         let answer = client.server_reflection_info(ask(unknown)).await;

@@ -201,7 +201,6 @@ impl Reader {
             .env_remove("TAUGATE_CONFIG")
             .env_remove("TAUGATE_KEY")
             .env_remove("OTEL_EXPORTER_OTLP_ENDPOINT")
-            .env("NO_COLOR", "1")
             .env("TAUGATE_GATEWAY", &self.gateway)
             .stdin(Stdio::null());
         command
