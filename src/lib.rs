@@ -22,6 +22,8 @@ pub mod miner_client;
 
 pub mod call;
 
+pub mod scoring;
+
 pub mod store;
 
 pub mod front_door;

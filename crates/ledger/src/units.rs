@@ -94,6 +94,13 @@ impl Units {
             Self::ZERO
         }
     }
+
+    /// The amount as a real number, for weights and scores; beyond 2^53 it loses digits.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a weight needs no more digits")]
+    pub const fn as_f64(self) -> f64 {
+        self.0 as f64
+    }
 }
 
 impl fmt::Display for Units {

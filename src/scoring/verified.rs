@@ -1,0 +1,70 @@
+//! What of a declaration was shown. A declaration is a claim; a burst at its rate is a proof.
+
+use taugate_ledger::units::Units;
+
+use super::profile::CapacityRule;
+
+/// What of an allotment counts, units a period.
+///
+/// `bursts` are the rates that a miner showed when all miners were asked at once, units a
+/// second, newest first. The median of the newest of them holds: one lucky burst proves little,
+/// and one that met a hiccup takes little away. A miner without a burst has shown nothing.
+#[must_use]
+pub fn counted(rule: CapacityRule, allotment: Units, bursts: &[f64], period_s: u64) -> Units {
+    match rule {
+        CapacityRule::Declared => allotment,
+        CapacityRule::Verified { bursts: newest } => {
+            let rate = median(&bursts[..bursts.len().min(newest)]);
+            allotment.min(Units::new(period_s).scaled(rate))
+        }
+    }
+}
+
+/// The middle one, or the mean of the middle two; 0 of nothing. Rates that are no number, or
+/// below zero, are none.
+fn median(rates: &[f64]) -> f64 {
+    let mut rates: Vec<f64> = rates
+        .iter()
+        .map(|rate| if rate.is_nan() { 0.0 } else { rate.max(0.0) })
+        .collect();
+    rates.sort_by(f64::total_cmp);
+    let middle = rates.len() / 2;
+    match (rates.len().is_multiple_of(2), rates.get(middle)) {
+        (_, None) => 0.0,
+        (false, Some(rate)) => *rate,
+        (true, Some(upper)) => f64::midpoint(rates[middle - 1], *upper),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULE: CapacityRule = CapacityRule::Verified { bursts: 5 };
+
+    /// A miner declares a hundred and serves ten.
+    #[test]
+    fn n36_declaring_more_than_was_shown_gains_nothing() {
+        let honest = counted(RULE, Units::new(36_000), &[10.0; 5], 3600);
+        let boasting = counted(RULE, Units::new(360_000), &[10.0; 5], 3600);
+        assert_eq!(honest, Units::new(36_000));
+        assert_eq!(boasting, honest);
+        let declared = counted(CapacityRule::Declared, Units::new(360_000), &[10.0], 3600);
+        assert_eq!(declared, Units::new(360_000), "as Vision had it");
+    }
+
+    #[test]
+    fn the_median_of_the_newest_bursts_holds() {
+        let of = |bursts: &[f64]| counted(RULE, Units::new(1_000_000), bursts, 100).get();
+        assert_eq!(of(&[]), 0, "nothing was shown");
+        assert_eq!(of(&[3.0]), 300);
+        assert_eq!(of(&[1.0, 4.0]), 250);
+        assert_eq!(of(&[1.0, 9.0, 2.0, 900.0, 3.0, 1e9, 1e9, 1e9]), 300);
+        assert_eq!(of(&[f64::NAN, -5.0, f64::INFINITY]), 0);
+        assert_eq!(
+            of(&[f64::INFINITY; 3]),
+            1_000_000,
+            "no more than the allotment"
+        );
+    }
+}
