@@ -114,15 +114,15 @@ pub struct Calls {
     pub vitals: Arc<Vitals>,
     /// What is measured.
     pub instruments: Arc<Instruments>,
-    /// How calls behave.
-    pub settings: CallSettings,
+    /// How calls behave; each call keeps what it began with.
+    pub settings: ArcSwap<CallSettings>,
     /// Which traces are kept.
     pub trace: trace::TraceSettings,
     /// Calls that wait for a free miner.
     pub waiting: waiting::Waiting,
     /// How many failed attempts may be tried again: a part of all calls, so that failing
     /// miners do not double the load.
-    pub retries: TpsBudget,
+    pub retries: ArcSwap<TpsBudget>,
     /// What is left of each task, looked at now and then.
     pub capacity: ArcSwap<HashMap<TaskId, v1::CapacityLeft>>,
     /// Every running call; a drain waits for it.
@@ -214,7 +214,7 @@ impl Calls {
     /// Starts a call on this thread's runtime; the answer comes out of what is returned.
     /// Dropping that cancels the call.
     pub fn start(self: &Arc<Self>, pool: &Arc<Pool>, admitted: Admitted) -> Answer {
-        self.retries.deposit();
+        self.retries.load().deposit();
         let bytes_max = admitted.task.limits.answer_bytes_max;
         let (outlet, answer) = outlet::pair(bytes_max);
         let run = attempt::run(Arc::clone(self), Arc::clone(pool), admitted, outlet);

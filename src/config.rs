@@ -87,6 +87,8 @@ pub(crate) struct Heading {
     about: &'static str,
     /// Whether a change is taken over without a restart.
     reloads: bool,
+    /// The fields of a section that reloads which need a restart all the same.
+    fixed: &'static [&'static str],
 }
 
 /// The commented file for `taugate init`: it works at once on loopback, and shows every key.
@@ -172,31 +174,41 @@ impl Config {
 
     /// This configuration with all that reloads taken from `newer`, and the fields that differ
     /// and need a restart.
-    #[must_use]
-    pub fn reloaded(&self, newer: &Self) -> (Self, Vec<String>) {
+    ///
+    /// # Errors
+    ///
+    /// When what reloads does not fit what stays: keys that are no longer asked for, say,
+    /// behind a listener that is still open to everyone.
+    pub fn reloaded(&self, newer: &Self) -> Result<(Self, Vec<String>), Faults> {
         let mut next = newer.clone();
         let mut kept = Vec::new();
         let mut running = self.clone();
         for ((heading, new), (_, old)) in next.sections().into_iter().zip(running.sections()) {
-            if heading.reloads {
-                continue;
-            }
             let (new, old) = (Values::of(new), Values::of(old));
             let differ = new
                 .0
                 .iter()
-                .filter(|(key, value)| old.0.get(*key) != Some(value));
+                .filter(|(key, value)| old.0.get(*key) != Some(value))
+                .filter(|(key, _)| !heading.reloads || heading.fixed.contains(key));
             kept.extend(differ.map(|(key, _)| format!("{}.{key}", heading.name)));
         }
         next = Self {
             keys: newer.keys,
-            limits: newer.limits,
-            routing: newer.routing,
+            limits: limits::Limits {
+                request_bytes_max: running.limits.request_bytes_max,
+                ..newer.limits
+            },
             registry: newer.registry.clone(),
             tasks: Arc::clone(&newer.tasks),
             ..running
         };
-        (next, kept)
+        let mut faults = Vec::new();
+        check::check(&next, &mut faults);
+        if faults.is_empty() {
+            Ok((next, kept))
+        } else {
+            Err(Faults(faults))
+        }
     }
 
     /// The sections but for the tasks, in the order of the file.
@@ -248,8 +260,11 @@ impl Heading {
     const PERIOD: Self = Self::fixed("period", "How long capacity is declared for.");
     const STORE: Self = Self::fixed("store", "Where the books are kept.");
     const REGISTRY: Self = Self::reloads("registry", "Who may declare what.");
-    const ROUTING: Self = Self::reloads("routing", "Which miner takes a call.");
-    const LIMITS: Self = Self::reloads("limits", "A bound for everything that could grow.");
+    const ROUTING: Self = Self::fixed("routing", "Which miner takes a call.");
+    const LIMITS: Self = Self {
+        fixed: &["request_bytes_max"],
+        ..Self::reloads("limits", "A bound for everything that could grow.")
+    };
     const DRAIN: Self = Self::fixed("drain", "How the gateway stops on SIGTERM.");
     const TELEMETRY: Self = Self::fixed("telemetry", "Logs and traces.");
     const TASKS: Self = Self::reloads(
@@ -263,6 +278,7 @@ impl Heading {
             name,
             about,
             reloads: false,
+            fixed: &[],
         }
     }
 
@@ -271,6 +287,7 @@ impl Heading {
             name,
             about,
             reloads: true,
+            fixed: &[],
         }
     }
 }

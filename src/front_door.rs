@@ -13,6 +13,7 @@ pub mod listener;
 mod measured;
 mod method;
 mod passage;
+pub mod settings;
 pub mod signed;
 mod slow;
 pub mod status;

@@ -3,6 +3,7 @@
 
 mod build;
 mod drain;
+mod follow;
 mod heartbeat;
 mod keys;
 mod periods;
@@ -192,30 +193,18 @@ impl Gateway {
         self.books.broken().clone()
     }
 
-    /// Takes over the tasks of each configuration that is published, until the gateway ends.
-    /// Weights, caps, limits of tasks and new tasks count from the next call on.
-    pub fn follow(&self, mut changes: tokio::sync::watch::Receiver<Arc<Config>>) {
-        let (registry, stop) = (Arc::clone(&self.registry), self.stops.control.clone());
-        let started = Arc::clone(&self.config);
-        self.tasks.spawn(async move {
-            while let Some(Ok(())) = stop.run_until_cancelled(changes.changed()).await {
-                let newer = Arc::clone(&changes.borrow_and_update());
-                let same = newer.limits == started.limits
-                    && newer.routing == started.routing
-                    && newer.registry == started.registry
-                    && newer.keys == started.keys;
-                if !same {
-                    tracing::warn!(
-                        "changed keys, limits, routing or registry count after a restart"
-                    );
-                }
-                let tasks = Arc::clone(&newer.tasks);
-                match registry.set_tasks(tasks).await {
-                    Ok(()) => tracing::info!("the tasks of the changed configuration count now"),
-                    Err(error) => tracing::warn!(%error, "the changed tasks were not taken"),
-                }
-            }
-        });
+    /// Takes over what reloads of each configuration that is published, until the gateway
+    /// ends: tasks and limits of calls from the next call on, limits of connections from the
+    /// next connection on.
+    pub fn follow(&self, changes: tokio::sync::watch::Receiver<Arc<Config>>) {
+        let follower = follow::Follower {
+            registry: Arc::clone(&self.registry),
+            calls: Arc::clone(&self.calls),
+            keys: Arc::clone(&self.keys),
+            doors: self.doors.clone(),
+        };
+        let stop = self.stops.control.clone();
+        self.tasks.spawn(follower.run(changes, stop));
     }
 
     /// Ends: lets streams run to the drain's deadline, settles all, closes the incarnation.

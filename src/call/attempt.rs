@@ -107,7 +107,7 @@ impl Run {
     /// is used up.
     fn may_retry(&self) -> bool {
         let attempts = self.guard.record.attempts.len();
-        attempts < self.guard.calls.settings.attempts_max && self.guard.calls.retries.withdraw()
+        attempts < self.guard.settings.attempts_max && self.guard.calls.retries.load().withdraw()
     }
 
     /// What a call says whose attempts are used up. Miners that only had too much to do did
@@ -126,7 +126,7 @@ impl Run {
     /// A miner with what the call needs held; waits in line for one that is busy.
     async fn choose(&mut self) -> Result<Chosen, Missed> {
         let calls = Arc::clone(&self.guard.calls);
-        let waited = calls.settings.wait.min(self.rest());
+        let waited = self.guard.settings.wait.min(self.rest());
         let until = Instant::now() + waited;
         let task = Arc::clone(&self.admitted.task.id);
         // A call for one miner neither stands behind the others nor holds them up.
@@ -284,14 +284,14 @@ impl Run {
         let calls = Arc::clone(&self.guard.calls);
         let begun = Instant::now();
         let attempts = self.guard.record.attempts.len();
-        let mut last = attempts >= calls.settings.attempts_max;
+        let mut last = attempts >= self.guard.settings.attempts_max;
         let (mut until, mut blame) = self.first_until(begun, last);
         let choices = self.admitted.choices;
         let reaching = reach(&self.pool, offer, self.to_miner(), choices, self.rest());
         tokio::pin!(reaching);
         let mut progress = tokio::time::interval_at(
-            Instant::now() + calls.settings.progress_every,
-            calls.settings.progress_every,
+            Instant::now() + self.guard.settings.progress_every,
+            self.guard.settings.progress_every,
         );
         loop {
             tokio::select! {

@@ -76,7 +76,7 @@ impl Run {
         }
         let durable = self.guard.settle(Outcome::Good, Ending::whole());
         let recorded = match durable {
-            Some(durable) => timeout(self.guard.calls.settings.record_wait, durable).await,
+            Some(durable) => timeout(self.guard.settings.record_wait, durable).await,
             None => return self.guard.outlet.finish(Err(CallError::Internal)),
         };
         let recorded = matches!(recorded, Ok(Ok(_)));

@@ -221,11 +221,8 @@ impl Relay {
             .checked_sub(reserved)
             .filter(|lacking| !lacking.is_zero())
         {
-            let growth = guard
-                .calls
-                .settings
-                .growth
-                .min(self.units_max.saturating_sub(reserved));
+            let rest = self.units_max.saturating_sub(reserved);
+            let growth = guard.settings.growth.min(rest);
             // A whole step ahead, so that not every delta grows; else exactly what is lacking.
             if !guard.grow(growth.max(lacking)).await && growth > lacking {
                 guard.grow(lacking).await;

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::observed::observe;
 use super::outlet::Outlet;
 use super::record::Record;
-use super::{Admitted, CallError, Calls};
+use super::{Admitted, CallError, CallSettings, Calls};
 use crate::books::Slot;
 use crate::routing::InFlight;
 
@@ -22,6 +22,8 @@ use crate::routing::InFlight;
 #[must_use = "dropping it settles the call"]
 pub(super) struct Guard {
     pub(super) calls: Arc<Calls>,
+    /// As they were when it began.
+    pub(super) settings: CallSettings,
     pub(super) record: Record,
     pub(super) outlet: Outlet,
     /// The running attempt's hold on its cells.
@@ -65,6 +67,7 @@ impl Guard {
     pub(super) fn new(calls: Arc<Calls>, admitted: &mut Admitted, outlet: Outlet) -> Self {
         let record = Record::new(admitted, calls.books.unix_ms());
         Self {
+            settings: **calls.settings.load(),
             calls,
             record,
             outlet,
@@ -118,7 +121,7 @@ impl Guard {
 
     /// When the next part is due.
     pub(super) fn part_due(&self) -> Instant {
-        self.part_at + self.calls.settings.part_every
+        self.part_at + self.settings.part_every
     }
 
     /// Books what was delivered until now, if anything was and a slot is free. A crash
@@ -186,7 +189,7 @@ impl Guard {
     pub(super) fn slow_at(&self) -> Option<Instant> {
         self.outlet
             .waiting_since()
-            .map(|since| since + self.calls.settings.slow_consumer)
+            .map(|since| since + self.settings.slow_consumer)
     }
 
     /// What the client has taken, in units.

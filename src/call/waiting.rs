@@ -13,7 +13,7 @@ use crate::task::TaskId;
 /// The queues of all tasks. Bounded by the tasks, which configuration bounds.
 #[derive(Debug)]
 pub struct Waiting {
-    per_task_max: usize,
+    per_task_max: AtomicUsize,
     queues: Mutex<HashMap<TaskId, Arc<Queue>>>,
 }
 
@@ -38,9 +38,14 @@ impl Waiting {
     #[must_use]
     pub fn new(per_task_max: usize) -> Self {
         Self {
-            per_task_max,
+            per_task_max: AtomicUsize::new(per_task_max),
             queues: Mutex::new(HashMap::new()),
         }
+    }
+
+    /// Changes how many may wait per task; who waits already stays.
+    pub fn limit(&self, per_task_max: usize) {
+        self.per_task_max.store(per_task_max, Ordering::Relaxed);
     }
 
     /// Whether someone waits for the task: whoever comes now stands behind.
@@ -57,7 +62,7 @@ impl Waiting {
         let queue = Arc::clone(self.queues.lock().entry(Arc::clone(task)).or_default());
         let before = queue.length.fetch_add(1, Ordering::AcqRel);
         let place = Place(queue);
-        (before < self.per_task_max).then_some(place)
+        (before < self.per_task_max.load(Ordering::Relaxed)).then_some(place)
     }
 
     /// Says that a miner of the task may have become free.

@@ -114,8 +114,9 @@ impl Reloader {
         }
         let parsed = Config::parse(&text);
         self.seen = Some(text);
-        match parsed {
-            Ok(newer) => self.take(&newer),
+        let running = Arc::clone(&self.publish.borrow());
+        match parsed.and_then(|newer| running.reloaded(&newer)) {
+            Ok((next, kept)) => self.take(&running, next, &kept),
             Err(faults) => {
                 for fault in &faults.0 {
                     tracing::error!(%fault, "configuration refused; the old one holds");
@@ -125,11 +126,9 @@ impl Reloader {
         }
     }
 
-    fn take(&self, newer: &Config) -> Look {
-        let running = Arc::clone(&self.publish.borrow());
-        let (next, kept) = running.reloaded(newer);
+    fn take(&self, running: &Config, next: Config, kept: &[String]) -> Look {
         for field in kept {
-            tracing::warn!(field, "changed, but needs a restart");
+            tracing::warn!(%field, "changed, but needs a restart");
         }
         if next == *running {
             return Look::Same;
@@ -189,13 +188,37 @@ mod tests {
     fn what_needs_a_restart_is_named_and_kept() {
         let running = Config::parse(GOOD).unwrap();
         let newer = config(
-            "[period]\nlength_s = 10\n[listen]\npublic = \"127.0.0.1:1\"\n[limits]\nwait_ms = 1",
+            "[period]\nlength_s = 10\n[listen]\npublic = \"127.0.0.1:1\"\n\
+             [limits]\nwait_ms = 1\nrequest_bytes_max = 5000\n[routing]\npolicy = \"random\"",
         );
-        let (next, kept) = running.reloaded(&Config::parse(&newer).unwrap());
-        assert_eq!(kept, ["listen.public", "period.length_s"]);
+        let (next, kept) = running.reloaded(&Config::parse(&newer).unwrap()).unwrap();
+        let fixed = [
+            "listen.public",
+            "period.length_s",
+            "routing.policy",
+            "limits.request_bytes_max",
+        ];
+        assert_eq!(kept, fixed);
+        assert_eq!(next.routing, running.routing);
+        let size = |config: &Config| config.limits.request_bytes_max;
+        assert_eq!(size(&next), size(&running));
         assert_eq!(next.period, running.period);
         assert_eq!(next.listen, running.listen);
         assert_eq!(next.limits.wait, Duration::from_millis(1));
+    }
+
+    /// The file is sound by itself; together with the listeners that stay it would let
+    /// everybody in.
+    #[test]
+    fn what_does_not_fit_what_stays_is_refused() {
+        let closed = "[gateway]\nhotkey_file = \"key\"\n[tasks.t]\n[registry]\nhotkeys = \
+                      [\"5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY\"]\n";
+        let mut open = Config::parse(closed).unwrap();
+        open.listen.public = "0.0.0.0:50051".parse().unwrap();
+        open.listen.tls_terminated_in_front = true;
+        let newer = Config::parse(&format!("{closed}[keys]\nrequired = false\n")).unwrap();
+        let faults = open.reloaded(&newer).unwrap_err();
+        assert!(faults.to_string().contains("listen.public"), "{faults}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -72,17 +72,21 @@ pub(super) fn template(config: &Config) -> String {
     example_task(text)
 }
 
-/// Which sections need no restart.
+/// Which sections need no restart, and what of them does.
 fn reloading(sections: &[(Heading, &mut dyn Section)]) -> String {
-    let names: Vec<&str> = sections
-        .iter()
-        .filter(|(heading, _)| heading.reloads)
-        .map(|(heading, _)| heading.name)
-        .collect();
+    let reloading = sections.iter().filter(|(heading, _)| heading.reloads);
+    let fixed = |heading: &Heading| {
+        let fields = heading.fixed.iter();
+        let fields = fields.map(|field| format!("{}.{field}", heading.name));
+        fields.collect::<Vec<_>>()
+    };
+    let names: Vec<&str> = reloading.clone().map(|(heading, _)| heading.name).collect();
+    let but: Vec<String> = reloading.flat_map(|(heading, _)| fixed(heading)).collect();
     format!(
-        "When this file changes, {} and all tasks are taken over at once; the rest needs a \
-         restart.",
-        names.join(", ")
+        "When this file changes, {} and all tasks are taken over at once; the rest, {} \
+         included, needs a restart.",
+        names.join(", "),
+        but.join(", ")
     )
 }
 

@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
 /// Open connections by address. Only addresses with one have an entry.
 #[derive(Debug)]
 pub(super) struct Addresses {
-    max: usize,
+    max: AtomicUsize,
     open: Mutex<HashMap<IpAddr, usize>>,
 }
 
@@ -23,16 +24,21 @@ impl Addresses {
     /// At most so many of one address.
     pub(super) fn new(max: usize) -> Self {
         Self {
-            max,
+            max: AtomicUsize::new(max),
             open: Mutex::default(),
         }
+    }
+
+    /// Changes how many; those that are open stay.
+    pub(super) fn limit(&self, max: usize) {
+        self.max.store(max, Ordering::Relaxed);
     }
 
     /// A place for one more connection, if the address may have it.
     pub(super) fn take(self: &Arc<Self>, address: IpAddr) -> Option<Seat> {
         let mut open = self.open.lock();
         let count = open.entry(address).or_default();
-        if *count >= self.max {
+        if *count >= self.max.load(Ordering::Relaxed) {
             return None;
         }
         *count += 1;

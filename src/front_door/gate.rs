@@ -23,8 +23,6 @@ use crate::identity::pace::Pace;
 #[derive(Clone, Debug)]
 pub struct Gate {
     keys: Arc<KeyRing>,
-    /// Whether a key is needed.
-    required: bool,
     clock: SharedClock,
     /// Keys that did not hold, by address, and by address and the key that was meant.
     guesses: Arc<Pace<(IpAddr, Option<u32>)>>,
@@ -50,12 +48,11 @@ pub struct Gated<S> {
 // === impl Gate ===
 
 impl Gate {
-    /// A gate that needs a key, or none.
+    /// A gate before which keys are shown.
     #[must_use]
-    pub fn new(keys: Arc<KeyRing>, required: bool, clock: SharedClock) -> Self {
+    pub fn new(keys: Arc<KeyRing>, clock: SharedClock) -> Self {
         Self {
             keys,
-            required,
             clock,
             guesses: Arc::new(Pace::new(GUESS_EACH, GUESSES, GUESSES_MAX)),
         }
@@ -81,7 +78,7 @@ impl Gate {
         });
         match bearer {
             Some(key) => self.holder(key, from),
-            None if self.required => Err(Refusal::Unauthenticated),
+            None if self.keys.is_required() => Err(Refusal::Unauthenticated),
             None => Ok(Client::default()),
         }
     }

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use futures_util::future::{Either, select};
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -22,38 +23,12 @@ use super::addresses::{Addresses, Seat};
 use super::answer::Inner;
 use super::counted::{Connected, Live};
 use super::entry::block;
-use super::method::{Places, Terms};
+use super::method::Places;
 use super::passage::{self, Passage};
+use super::settings::DoorSettings;
 use super::slow::{Listened, silence};
 use super::tls::Tls;
 use crate::telemetry::Instruments;
-
-/// How connections behave.
-#[derive(Clone, Copy, Debug)]
-pub struct DoorSettings {
-    /// Its name in metrics.
-    pub listener: &'static str,
-    /// Open connections at most.
-    pub connections_max: usize,
-    /// Open connections of one address at most (of one network of 64 bits in IPv6).
-    pub connections_per_address_max: usize,
-    /// Streams of one connection at most; below 100 clients of hyper break.
-    pub streams_max: u32,
-    /// To say anything, and to finish a TLS hand-shake.
-    pub handshake: Duration,
-    /// For the whole body of a request, unless it is a conversation.
-    pub body: Duration,
-    /// For the answer to a question that is no inference.
-    pub helper: Duration,
-    /// Headers of one request, bytes.
-    pub header_bytes_max: u32,
-    /// A connection is asked to go after this long, and a stream that watches ends.
-    pub age: Duration,
-    /// A ping is sent after this much silence.
-    pub keepalive: Duration,
-    /// A ping unanswered for this long ends the connection.
-    pub keepalive_timeout: Duration,
-}
 
 /// The threads that serve connections.
 #[derive(Debug)]
@@ -63,7 +38,7 @@ pub struct Shards {
     /// Open connections of all shards.
     open: Gauge,
     addresses: Arc<Addresses>,
-    settings: DoorSettings,
+    settings: Arc<ArcSwap<DoorSettings>>,
     instruments: Arc<Instruments>,
 }
 
@@ -88,7 +63,7 @@ struct Accepted {
 struct Serving<S> {
     service: S,
     shard: Arc<passage::Shard>,
-    settings: DoorSettings,
+    settings: Arc<ArcSwap<DoorSettings>>,
     /// Cancelled when connections are asked to go.
     leave: CancellationToken,
     /// Cancelled when they must be gone.
@@ -116,11 +91,8 @@ impl Shards {
         S: Inner,
     {
         let open = instruments.connections(settings.listener);
-        let terms = Terms {
-            body: settings.body,
-            helper: settings.helper,
-            watch: settings.age,
-        };
+        let (name, per_address) = (settings.listener, settings.connections_per_address_max);
+        let settings = Arc::new(ArcSwap::from_pointee(settings));
         let places = Arc::new(Places::default());
         let (mut shards, mut threads) = (Vec::new(), Vec::new());
         for number in 0..count.max(1) {
@@ -134,9 +106,10 @@ impl Shards {
             let shard = Arc::new(passage::Shard {
                 live: shard_live,
                 instruments: Arc::clone(instruments),
-                terms,
+                settings: Arc::clone(&settings),
                 places: Arc::clone(&places),
             });
+            let settings = Arc::clone(&settings);
             let run = move || {
                 runtime.block_on(async move {
                     let serving = Serving {
@@ -149,7 +122,7 @@ impl Shards {
                     serve_all(receiver, serving).await;
                 });
             };
-            let name = format!("{}-{number}", settings.listener);
+            let name = format!("{name}-{number}");
             threads.push(std::thread::Builder::new().name(name).spawn(run)?);
             shards.push(Shard {
                 connections: sender,
@@ -160,10 +133,17 @@ impl Shards {
             shards,
             threads,
             open,
-            addresses: Arc::new(Addresses::new(settings.connections_per_address_max)),
+            addresses: Arc::new(Addresses::new(per_address)),
             settings,
             instruments: Arc::clone(instruments),
         })
+    }
+
+    /// Changes how connections behave, those that come from now on; those that are open stay
+    /// as they are.
+    pub fn change(&self, settings: DoorSettings) {
+        self.addresses.limit(settings.connections_per_address_max);
+        self.settings.store(Arc::new(settings));
     }
 
     /// Accepts until `stop`; hands each connection to the shard with the fewest live
@@ -218,7 +198,7 @@ impl Shards {
         from: IpAddr,
         tls: Option<Tls>,
     ) -> std::io::Result<()> {
-        if self.connections() >= self.settings.connections_max {
+        if self.connections() >= self.settings.load().connections_max {
             return Err(std::io::Error::other("too many connections"));
         }
         let seat = self.addresses.take(from);
@@ -251,7 +231,7 @@ async fn serve_all<S: Inner>(mut connections: mpsc::Receiver<Accepted>, serving:
 }
 
 async fn serve<S: Inner>(accepted: Accepted, serving: Serving<S>) {
-    let limit = serving.settings.handshake;
+    let limit = serving.settings.load().handshake;
     let from = accepted.from;
     let Ok(stream) = tokio::net::TcpStream::from_std(accepted.stream) else {
         return;
@@ -273,7 +253,7 @@ async fn drive<S: Inner>(
     serving: Serving<S>,
 ) {
     let read = Arc::new(AtomicUsize::new(0));
-    let silent = silence(Arc::clone(&read), serving.settings.handshake);
+    let silent = silence(Arc::clone(&read), serving.settings.load().handshake);
     tokio::select! {
         () = converse(Listened::new(stream, read), from, serving) => {}
         () = silent => tracing::debug!("a silent connection is closed"),
@@ -285,7 +265,7 @@ async fn converse<S: Inner>(
     from: IpAddr,
     serving: Serving<S>,
 ) {
-    let settings = serving.settings;
+    let settings = **serving.settings.load();
     let service = TowerToHyperService::new(Passage::new(serving.service, serving.shard, from));
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())

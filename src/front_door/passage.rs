@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -17,7 +18,8 @@ use super::counted::Live;
 use super::deadline::Deadline;
 use super::entry::{self, From};
 use super::measured::{Asked, Measure};
-use super::method::{Method, Places, Terms};
+use super::method::{Method, Places};
+use super::settings::DoorSettings;
 use super::slow::InTime;
 use crate::telemetry::Instruments;
 
@@ -34,7 +36,7 @@ pub(super) struct Passage<S> {
 pub(super) struct Shard {
     pub(super) live: Arc<Live>,
     pub(super) instruments: Arc<Instruments>,
-    pub(super) terms: Terms,
+    pub(super) settings: Arc<ArcSwap<DoorSettings>>,
     pub(super) places: Arc<Places>,
 }
 
@@ -70,7 +72,7 @@ impl<S: Inner> Service<Request<Incoming>> for Passage<S> {
         // The clone is the one that may not be ready.
         let fresh = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, fresh);
-        let (terms, from) = (self.shard.terms, self.from);
+        let (terms, from) = (self.shard.settings.load().terms(), self.from);
         Box::pin(async move {
             let deadline = request.extensions().get::<Deadline>().copied();
             let end = method.kind.end(&terms, deadline);

@@ -22,11 +22,13 @@ use crate::call::waiting::Waiting;
 use crate::call::{CallSettings, Calls};
 use crate::clock::SharedClock;
 use crate::config::Config;
+use crate::config::limits::Limits;
 use crate::config::routing::Policy as ConfiguredPolicy;
 use crate::front_door::capacity::Capacity;
 use crate::front_door::gate::Gate;
 use crate::front_door::inference::Inference;
-use crate::front_door::listener::{DoorSettings, Shards, bind};
+use crate::front_door::listener::{Shards, bind};
+use crate::front_door::settings::DoorSettings;
 use crate::front_door::signed::Signed;
 use crate::front_door::tls::Tls;
 use crate::identity::api_key::KeyStore as _;
@@ -104,6 +106,7 @@ impl Parts {
         registry.open_period(period).await?;
         books.expect(period, &registry.wanted());
         let keys = Arc::new(KeyRing::default());
+        keys.require(config.keys.required);
         keys.replace(store.keys().await?);
         let instruments = Arc::new(Instruments::new());
         let stops = Stops::default();
@@ -130,7 +133,7 @@ fn hotkey(config: &Config) -> Result<Hotkey, StartError> {
     })
 }
 
-fn registry_settings(config: &Config) -> Result<RegistrySettings, StartError> {
+pub(super) fn registry_settings(config: &Config) -> Result<RegistrySettings, StartError> {
     let registered = config.registry.hotkeys.iter().map(|text| {
         text.parse::<Hotkey>()
             .map_err(|_| StartError::Registered(text.clone()))
@@ -162,35 +165,43 @@ fn calls(
         },
         period: Duration::from_secs(u64::from(config.period.length.secs())),
     };
-    // At least ten retries a second, so that a quiet gateway can retry at all.
-    #[expect(clippy::cast_possible_truncation, reason = "a configured part of one")]
-    let retries = TpsBudget::new(Duration::from_secs(10), 10, limits.retry_budget as f32);
     Calls {
         books: Arc::clone(books),
         registry: Arc::clone(registry),
         router: Arc::new(Router::new(router, books.incarnation().0)),
         vitals: Arc::new(Vitals::default()),
         instruments: Arc::clone(instruments),
-        settings: CallSettings {
-            wait: limits.wait,
-            waiting_max: limits.waiting_per_task_max,
-            attempts_max: limits.attempts_max as usize,
-            progress_every: limits.progress,
-            slow_consumer: limits.slow_consumer,
-            record_wait: config.store.record_wait,
-            ..CallSettings::default()
-        },
+        settings: ArcSwap::from_pointee(call_settings(config)),
         trace: TraceSettings {
             ratio: config.telemetry.trace_ratio,
             slow: config.telemetry.trace_slow,
         },
         waiting: Waiting::new(limits.waiting_per_task_max),
-        retries,
+        retries: ArcSwap::from_pointee(retries(limits)),
         capacity: ArcSwap::default(),
         running: TaskTracker::new(),
         cut: stops.cut.clone(),
         epoch: Instant::now(),
     }
+}
+
+pub(super) fn call_settings(config: &Config) -> CallSettings {
+    let limits = &config.limits;
+    CallSettings {
+        wait: limits.wait,
+        waiting_max: limits.waiting_per_task_max,
+        attempts_max: limits.attempts_max as usize,
+        progress_every: limits.progress,
+        slow_consumer: limits.slow_consumer,
+        record_wait: config.store.record_wait,
+        ..CallSettings::default()
+    }
+}
+
+/// At least ten retries a second, so that a quiet gateway can retry at all.
+#[expect(clippy::cast_possible_truncation, reason = "a configured part of one")]
+pub(super) fn retries(limits: &Limits) -> TpsBudget {
+    TpsBudget::new(Duration::from_secs(10), 10, limits.retry_budget as f32)
 }
 
 /// Binds the listeners and starts to serve; health says NOT_SERVING until the rest runs.
@@ -285,7 +296,7 @@ fn shards(config: &Config) -> usize {
     config.gateway.shards.unwrap_or(cores)
 }
 
-fn door_settings(config: &Config, listener: &'static str) -> DoorSettings {
+pub(super) fn door_settings(config: &Config, listener: &'static str) -> DoorSettings {
     DoorSettings {
         listener,
         connections_max: config.limits.connections_max,
@@ -320,11 +331,7 @@ where
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let (reflection, older) = (descriptors().build_v1()?, descriptors().build_v1alpha()?);
-    let gate = Gate::new(
-        Arc::clone(&parts.keys),
-        config.keys.required,
-        Arc::clone(&parts.clock),
-    );
+    let gate = Gate::new(Arc::clone(&parts.keys), Arc::clone(&parts.clock));
     let (calls, store) = (Arc::clone(&parts.calls), Arc::clone(&parts.store));
     let decode_max = config.limits.request_bytes_max;
     Ok(move || {

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use rand::TryRng as _;
@@ -65,6 +65,8 @@ pub struct NoRandomness;
 #[derive(Debug, Default)]
 pub struct KeyRing {
     keys: ArcSwap<HashMap<Arc<str>, Held>>,
+    /// Whether nobody is let in without one.
+    required: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -155,6 +157,17 @@ impl fmt::Debug for NewKey {
 // === impl KeyRing ===
 
 impl KeyRing {
+    /// Says whether a key is needed; at first none is.
+    pub fn require(&self, required: bool) {
+        self.required.store(required, Ordering::Release);
+    }
+
+    /// Whether a key is needed.
+    #[must_use]
+    pub fn is_required(&self) -> bool {
+        self.required.load(Ordering::Acquire)
+    }
+
     /// Replaces the keys.
     pub fn replace(&self, keys: Vec<StoredKey>) {
         let before = self.keys.load();

@@ -37,7 +37,7 @@ const SAY_BURST: u32 = 40;
 /// What the gateway holds of miners.
 #[derive(Debug)]
 pub struct Registry {
-    settings: RegistrySettings,
+    settings: ArcSwap<RegistrySettings>,
     length: PeriodLength,
     clock: SharedClock,
     store: Arc<dyn DeclarationStore>,
@@ -95,7 +95,7 @@ impl Registry {
             saying: Pace::new(SAY_EACH, SAY_BURST, settings.miners_max),
             writing: tokio::sync::Mutex::new(()),
             unsettled: AtomicBool::new(false),
-            settings,
+            settings: ArcSwap::from_pointee(settings),
             length,
             clock,
             store,
@@ -130,7 +130,7 @@ impl Registry {
         if !self.is_registered(&row.hotkey) {
             return Err(DeclareError::NotRegistered);
         }
-        let checked = check(record, &self.settings.network, self.clock.unix_ms())?;
+        let checked = check(record, &self.settings.load().network, self.clock.unix_ms())?;
         Ok((checked, endpoint(&row.endpoint)?))
     }
 
@@ -148,15 +148,17 @@ impl Registry {
 
     /// How it behaves.
     #[must_use]
-    pub const fn settings(&self) -> &RegistrySettings {
-        &self.settings
+    pub fn settings(&self) -> Arc<RegistrySettings> {
+        self.settings.load_full()
     }
 
     /// What a miner may be asked for, by task that it declared.
     #[must_use]
     pub fn standing(&self, hotkey: Hotkey) -> Vec<Standing> {
         let state = self.state.lock();
-        state.roll.standing(&hotkey, &self.settings, self.length)
+        state
+            .roll
+            .standing(&hotkey, &self.settings.load(), self.length)
     }
 
     /// Takes a signed declaration and the endpoint that came with it. Equal bytes again are
@@ -171,7 +173,7 @@ impl Registry {
         if !self.is_registered(&record.hotkey) {
             return Err(DeclareError::NotRegistered);
         }
-        let checked = check(record, &self.settings.network, now_ms)?;
+        let checked = check(record, &self.settings.load().network, now_ms)?;
         let uri = endpoint(reached)?;
         // Only what a hotkey signed counts against it.
         self.declaring
@@ -205,7 +207,7 @@ impl Registry {
         let mut state = self.state.lock();
         state
             .roll
-            .make_room(hotkey, self.settings.miners_max, now_ms)
+            .make_room(hotkey, self.settings.load().miners_max, now_ms)
     }
 
     /// Takes a declaration back: new work stops at once.
@@ -274,6 +276,28 @@ impl Registry {
         self.settle().await
     }
 
+    /// Changes who may declare. Who no longer may gets no new work; what was declared before
+    /// by one that now may counts again.
+    ///
+    /// # Errors
+    /// When the engine is away: then nothing changed, or the next [`Registry::tick`] tells it
+    /// what it lacks.
+    pub async fn set_settings(&self, settings: RegistrySettings) -> Result<(), StoreAway> {
+        let _writing = self.writing.lock().await;
+        let mut rows = self.store.declarations().await?;
+        rows.retain(|row| !self.is_registered(&row.hotkey));
+        rows.sort_by_key(|row| row.accepted_ms);
+        self.settings.store(Arc::new(settings));
+        self.state
+            .lock()
+            .roll
+            .withdraw_all(|hotkey| !self.is_registered(hotkey));
+        for row in rows {
+            self.load(&row);
+        }
+        self.settle().await
+    }
+
     /// Opens a period in the engine: each cell gets what it may be spent to. To be called
     /// at start and ahead of each turn; nothing is offered in a period that was not opened.
     ///
@@ -339,7 +363,7 @@ impl Registry {
         let running = |period: &Period| self.length.end_ms(*period) > now_ms;
         state.open.retain(running);
         state.set.retain(|period, _| running(period));
-        state.roll.settle(&self.settings, now_ms)
+        state.roll.settle(&self.settings.load(), now_ms)
     }
 
     /// Per open period, what the engine was not told yet.
@@ -347,7 +371,9 @@ impl Registry {
     fn untold(&self) -> Vec<(Period, Vec<(CellId, Units)>)> {
         let now_ms = self.clock.unix_ms();
         let state = self.state.lock();
-        let wanted = state.roll.wanted(&self.settings, self.length, now_ms);
+        let wanted = state
+            .roll
+            .wanted(&self.settings.load(), self.length, now_ms);
         let periods = state.open.iter().map(|period| {
             let told = state.set.get(period);
             let news = wanted.iter().map(|(cell, units)| (*cell, *units));
@@ -365,7 +391,9 @@ impl Registry {
         let told = &state.set;
         let known = |cell| !told.is_empty() && told.values().all(|told| told.contains_key(&cell));
         let before = self.snapshot.load();
-        let (snapshot, expires_ms) = state.roll.snapshot(&before, &self.settings, at, known);
+        let (snapshot, expires_ms) = state
+            .roll
+            .snapshot(&before, &self.settings.load(), at, known);
         state.expires_ms = expires_ms;
         let version = snapshot.version;
         self.snapshot.store(Arc::new(snapshot));
@@ -376,7 +404,8 @@ impl Registry {
 
 impl Registered for Registry {
     fn is_registered(&self, hotkey: &Hotkey) -> bool {
-        self.settings.open_registration || self.settings.hotkeys.contains(hotkey)
+        let settings = self.settings.load();
+        settings.open_registration || settings.hotkeys.contains(hotkey)
     }
 }
 

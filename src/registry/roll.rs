@@ -153,6 +153,13 @@ impl Roll {
         }
     }
 
+    /// Takes back the declarations of all these hotkeys.
+    pub(super) fn withdraw_all(&mut self, whose: impl Fn(&Hotkey) -> bool) {
+        for entry in self.miners.values_mut() {
+            entry.withdrawn |= whose(&entry.checked.hotkey);
+        }
+    }
+
     pub(super) fn set_tasks(&mut self, configured: Arc<Tasks>) {
         self.configured = configured;
     }

@@ -11,6 +11,7 @@ mod garbage;
 mod health;
 mod keys;
 mod refusals;
+mod reload;
 mod slow;
 mod strangers;
 mod support;

@@ -9,7 +9,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use taugate::front_door::listener::{DoorSettings, Shards, bind};
+use taugate::front_door::listener::{Shards, bind};
+use taugate::front_door::settings::DoorSettings;
 use taugate::proto::v1;
 use taugate::telemetry::Instruments;
 use tokio_util::sync::CancellationToken;

@@ -155,6 +155,11 @@ impl Process {
         said.collect()
     }
 
+    /// Where clients connect.
+    pub(crate) const fn public(&self) -> SocketAddr {
+        self.public
+    }
+
     /// Where metrics are.
     pub(crate) const fn admin(&self) -> SocketAddr {
         self.admin

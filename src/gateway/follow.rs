@@ -1,0 +1,78 @@
+//! What of a changed configuration counts without a restart.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::StartError;
+use super::build::{call_settings, door_settings, registry_settings, retries};
+use crate::call::Calls;
+use crate::config::Config;
+use crate::front_door::listener::Shards;
+use crate::identity::StoreAway;
+use crate::identity::key_ring::KeyRing;
+use crate::registry::Registry;
+
+/// Everything that a change reaches.
+pub(super) struct Follower {
+    pub(super) registry: Arc<Registry>,
+    pub(super) calls: Arc<Calls>,
+    pub(super) keys: Arc<KeyRing>,
+    /// The public door, then that of peers.
+    pub(super) doors: Vec<Arc<Shards>>,
+}
+
+/// The names of the doors, in their order.
+pub(super) const DOORS: [&str; 2] = ["public", "peer"];
+
+/// A change was not taken, or not by all.
+#[derive(Debug, thiserror::Error)]
+enum FollowError {
+    /// What it says of miners.
+    #[error(transparent)]
+    Settings(#[from] StartError),
+    /// The engine did not answer; the registry tells it later what it lacks.
+    #[error(transparent)]
+    Away(#[from] StoreAway),
+}
+
+// === impl Follower ===
+
+impl Follower {
+    /// Takes over what is published, until `stop` or until nothing more comes.
+    pub(super) async fn run(
+        self,
+        mut changes: watch::Receiver<Arc<Config>>,
+        stop: CancellationToken,
+    ) {
+        while let Some(Ok(())) = stop.run_until_cancelled(changes.changed()).await {
+            let newer = Arc::clone(&changes.borrow_and_update());
+            match self.take(&newer).await {
+                Ok(()) => tracing::info!("the changed configuration counts now"),
+                Err(error) => {
+                    let error: &dyn std::error::Error = &error;
+                    tracing::warn!(
+                        error,
+                        "the changed configuration does not count in full yet"
+                    );
+                }
+            }
+        }
+    }
+
+    async fn take(&self, newer: &Config) -> Result<(), FollowError> {
+        let registered = registry_settings(newer)?;
+        self.keys.require(newer.keys.required);
+        self.calls.settings.store(Arc::new(call_settings(newer)));
+        self.calls.retries.store(Arc::new(retries(&newer.limits)));
+        self.calls.waiting.limit(newer.limits.waiting_per_task_max);
+        for (door, name) in self.doors.iter().zip(DOORS) {
+            door.change(door_settings(newer, name));
+        }
+        // Both are tried, whatever becomes of the first.
+        let settings = self.registry.set_settings(registered).await;
+        let tasks = self.registry.set_tasks(Arc::clone(&newer.tasks)).await;
+        Ok(settings.and(tasks)?)
+    }
+}
