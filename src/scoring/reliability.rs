@@ -49,7 +49,9 @@ impl Tally {
         let of_all = |count: u64| Units::new(count).as_f64() / attempts.as_f64();
         let (good, busy, failed) = (of_all(self.good), of_all(self.busy), of_all(self.failed));
         let left = self.allotment.saturating_sub(self.posted).as_f64() / self.allotment.as_f64();
-        let kept = (1.0 - failed * left).max(0.0).powf(profile.failure_exponent);
+        let kept = (1.0 - failed * left)
+            .max(0.0)
+            .powf(profile.failure_exponent);
         Some(part(good * (1.0 - busy * left) * kept))
     }
 }
