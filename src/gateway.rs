@@ -8,6 +8,7 @@ mod heartbeat;
 mod keys;
 mod periods;
 mod receipts;
+mod seals;
 mod upkeep;
 
 use std::net::SocketAddr;
@@ -23,12 +24,14 @@ use crate::call::Calls;
 use crate::clock::SharedClock;
 use crate::config::Config;
 use crate::front_door::listener::Shards;
-use crate::identity::hotkey::{Hotkey, KeyFileError, SecretError};
+use crate::identity::hotkey::{Hotkey, KeyFileError, Keypair, SecretError};
 use crate::identity::key_ring::KeyRing;
 use crate::registry::Registry;
 use crate::store::sqlite::{OpenError, SqliteStore};
 use crate::store::{BookRow, StoreFault};
 use crate::telemetry::Instruments;
+
+use self::seals::Seals;
 
 pub use build::Parts;
 
@@ -37,7 +40,7 @@ pub use build::Parts;
 pub struct Gateway {
     config: Arc<Config>,
     addresses: Addresses,
-    hotkey: Hotkey,
+    keypair: Arc<Keypair>,
     store: Arc<SqliteStore>,
     books: Arc<Books>,
     registry: Arc<Registry>,
@@ -151,8 +154,8 @@ impl Gateway {
 
     /// The validator's hotkey.
     #[must_use]
-    pub const fn hotkey(&self) -> Hotkey {
-        self.hotkey
+    pub fn hotkey(&self) -> Hotkey {
+        self.keypair.hotkey()
     }
 
     /// Who can do what.
@@ -230,10 +233,20 @@ impl Gateway {
             .spawn(upkeep::run(Arc::clone(&self.calls), stop.clone()));
         let (store, keys) = (Arc::clone(&self.store), Arc::clone(&self.keys));
         self.tasks.spawn(keys::run(store, keys, stop.clone()));
+        self.tasks.spawn(self.seals().run(stop.clone()));
         let (store, books) = (Arc::clone(&self.store), Arc::clone(books));
         let instruments = Arc::clone(&self.instruments);
         self.tasks
             .spawn(heartbeat::run(store, books, instruments, stop.clone()));
+    }
+
+    fn seals(&self) -> Seals {
+        Seals {
+            store: Arc::clone(&self.store) as _,
+            keypair: Arc::clone(&self.keypair),
+            network: Arc::clone(&self.registry.settings().network),
+            length: self.books.length(),
+        }
     }
 
     async fn ready(&self) {

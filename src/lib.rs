@@ -20,6 +20,8 @@ pub mod routing;
 
 pub mod miner_client;
 
+pub mod report;
+
 pub mod call;
 
 pub mod scoring;

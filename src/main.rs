@@ -1,6 +1,8 @@
 //! The command line: arguments, telemetry, run.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -14,6 +16,7 @@ use taugate::demo::DemoArgs;
 use taugate::gateway::Gateway;
 use taugate::identity::api_key::StoredKey;
 use taugate::identity::key_ring::{KeyGrant, NewKey};
+use taugate::report::{file as seal_file, seal};
 use taugate::sidecar::MinerArgs;
 use taugate::store::sqlite::{KeyTable, OpenError, SqliteSettings, SqliteStore, backup};
 use taugate::telemetry::logs::{Format, start_logs, start_traces};
@@ -88,6 +91,14 @@ enum KeyCommand {
     },
     /// List the keys and when they were last used; never the keys themselves.
     List,
+    /// Check a seal by itself, without a gateway: who signed what, or what is wrong with it.
+    VerifySeal {
+        /// A `taugate.v1.Seal`: its bytes, or JSON with payload, signature and hotkey.
+        file: PathBuf,
+        /// The validator that must have signed it, ss58.
+        #[arg(long)]
+        validator: Option<String>,
+    },
     /// Revoke a key by its public id: a gateway that runs refuses it within seconds. Answers
     /// that are streaming by then go on to their end.
     Revoke {
@@ -364,6 +375,9 @@ fn key_table(config: &Config) -> Result<KeyTable, OpenError> {
 }
 
 fn key(args: KeyArgs) -> Result<ExitCode, Failure> {
+    if let KeyCommand::VerifySeal { file, validator } = &args.command {
+        return verify_seal(file, validator.as_deref());
+    }
     let config = match load(args.config.as_ref()) {
         Ok(config) => config,
         Err(code) => return Ok(code),
@@ -392,6 +406,8 @@ fn key(args: KeyArgs) -> Result<ExitCode, Failure> {
                 "shown this once; `taugate key revoke {id}` revokes it"
             ));
         }
+        // Needs no store: answered above.
+        KeyCommand::VerifySeal { .. } => {}
         KeyCommand::List => print(&key_list(&keys.all()?, now_ms)),
         KeyCommand::Revoke { public_id } => {
             if !keys.revoke(&public_id, now_ms)? {
@@ -400,6 +416,24 @@ fn key(args: KeyArgs) -> Result<ExitCode, Failure> {
             }
         }
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says whether a seal holds: code 1 when it does not.
+fn verify_seal(file: &Path, validator: Option<&str>) -> Result<ExitCode, Failure> {
+    let mut read = File::open(file)?.take(seal_file::BYTES_MAX);
+    let mut bytes = Vec::new();
+    read.read_to_end(&mut bytes)?;
+    let record = seal_file::record(&bytes)?;
+    let said = seal::verify(&record).map_err(|fault| format!("the seal does not hold: {fault}"))?;
+    if validator.is_some_and(|validator| validator != said.validator) {
+        complain(&format!(
+            "the seal is of another validator: {}",
+            said.validator
+        ));
+        return Ok(ExitCode::FAILURE);
+    }
+    print(&seal::told(&said));
     Ok(ExitCode::SUCCESS)
 }
 

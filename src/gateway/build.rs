@@ -56,7 +56,7 @@ const HELPER: Duration = Duration::from_secs(10);
 /// A gateway without its doors.
 #[derive(Debug)]
 pub struct Parts {
-    hotkey: Hotkey,
+    keypair: Arc<Keypair>,
     clock: SharedClock,
     store: Arc<SqliteStore>,
     books: Arc<Books>,
@@ -83,7 +83,8 @@ impl Parts {
         };
         let store = SqliteStore::open(&config.store.path, settings, Arc::clone(&clock), length)?;
         let store = Arc::new(store);
-        let hotkey = hotkey(config)?;
+        let keypair = Arc::new(keypair(config)?);
+        let hotkey = keypair.hotkey();
         let incarnation = store.new_incarnation(&hotkey.to_string()).await?;
         let declarations = Arc::clone(&store) as Arc<dyn DeclarationStore>;
         let tasks = Arc::clone(&config.tasks);
@@ -112,7 +113,7 @@ impl Parts {
         let stops = Stops::default();
         let calls = Arc::new(calls(config, &books, &registry, &instruments, &stops));
         Ok(Self {
-            hotkey,
+            keypair,
             clock,
             store,
             books,
@@ -125,11 +126,11 @@ impl Parts {
     }
 }
 
-fn hotkey(config: &Config) -> Result<Hotkey, StartError> {
+fn keypair(config: &Config) -> Result<Keypair, StartError> {
     Ok(match &config.gateway.hotkey_file {
-        Some(file) => Keypair::load(file)?.hotkey(),
+        Some(file) => Keypair::load(file)?,
         // Known to everyone, and said so at start: it signs nothing that counts.
-        None => Keypair::from_secret("//taugate-development")?.hotkey(),
+        None => Keypair::from_secret("//taugate-development")?,
     })
 }
 
@@ -269,7 +270,7 @@ fn finish(
     Gateway {
         config,
         addresses,
-        hotkey: parts.hotkey,
+        keypair: parts.keypair,
         store: parts.store,
         books: parts.books,
         registry: parts.registry,
@@ -355,13 +356,13 @@ fn peer_routes(
 ) -> impl Fn() -> crate::front_door::signed::SignedService<Routes> + Clone + Send + 'static {
     let nonces = Arc::clone(&parts.store) as Arc<dyn NonceStore>;
     let signed = Signed::new(CallVerifier::new(
-        parts.hotkey,
+        parts.keypair.hotkey(),
         Arc::clone(&parts.clock),
         nonces,
         Arc::clone(&parts.registry) as _,
     ));
     let capacity = Capacity::new(
-        parts.hotkey,
+        parts.keypair.hotkey(),
         Arc::clone(&parts.books),
         Arc::clone(&parts.registry),
         parts.stops.accept.clone(),

@@ -61,6 +61,7 @@ mod receipts;
 mod rows;
 mod rules;
 mod schema;
+mod seals;
 mod upkeep;
 mod writer;
 

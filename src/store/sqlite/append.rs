@@ -261,7 +261,7 @@ impl Booking<'_> {
                 .map_err(|fault| refused_by_check(fault, *cell))?;
         }
         for ((cell, origin), tally) in &self.tallies {
-            self.write_tally(*cell, *origin, tally)?;
+            self.write_tally(*cell, *origin, tally, next)?;
         }
         self.conn
             .prepare_cached(
@@ -272,17 +272,17 @@ impl Booking<'_> {
         Ok(())
     }
 
-    fn write_tally(&self, cell: CellId, origin: Origin, tally: &Tally) -> Appended<()> {
+    fn write_tally(&self, cell: CellId, origin: Origin, tally: &Tally, next: u64) -> Appended<()> {
         let counts = tally.by_outcome;
         self.conn
             .prepare_cached(
                 "INSERT INTO tally VALUES
-                 (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, 1)
+                 (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, 1, ?14)
                  ON CONFLICT DO UPDATE SET good = good + ?5, busy = busy + ?6,
                      refused = refused + ?7, cancelled = cancelled + ?8, lost = lost + ?9,
                      stalled = stalled + ?10, protocol = protocol + ?11,
                      first_chunk_us = first_chunk_us + ?12, duration_us = duration_us + ?13,
-                     rev = rev + 1",
+                     rev = rev + 1, off = ?14",
             )?
             .execute(params![
                 period_int(self.period),
@@ -298,6 +298,7 @@ impl Booking<'_> {
                 counts[6],
                 tally.first_chunk_us,
                 tally.duration_us,
+                int(next),
             ])?;
         Ok(())
     }

@@ -6,6 +6,9 @@ use taugate_ledger::period::{Period, PeriodLength};
 
 use crate::clock::SharedClock;
 
+/// Periods whose seals are kept: a week of hours, some 20 MB for a thousand miners.
+const SEALS_KEPT: u64 = 168;
+
 /// The store's clock and the periods that follow from it.
 #[derive(Clone, Debug)]
 pub(super) struct Rules {
@@ -42,6 +45,20 @@ impl Rules {
             .saturating_mul(u64::from(self.retention_periods))
             .saturating_add(self.grace_ms());
         self.length.period_at(self.now_ms().saturating_sub(kept_ms))
+    }
+
+    /// The oldest period whose seals are kept: long after its rows are gone.
+    pub(super) fn keep_seals_from(&self) -> Period {
+        let kept_ms = u64::from(self.length.secs())
+            .saturating_mul(1000)
+            .saturating_mul(SEALS_KEPT);
+        let keep_from = self.length.period_at(self.now_ms().saturating_sub(kept_ms));
+        keep_from.min(self.keep_from())
+    }
+
+    /// Whether a period ended so long ago that nothing is waited for any more.
+    pub(super) fn is_past_grace(&self, period: Period) -> bool {
+        !self.ended_within(period, self.grace_ms())
     }
 
     /// Whether a period starts on a boundary and is no later than the next one.

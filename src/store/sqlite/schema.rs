@@ -11,7 +11,7 @@ use super::OpenError;
 const APPLICATION_ID: i64 = 0x7461_7567;
 
 /// Each step makes the next version of the schema; a step is never changed once released.
-const MIGRATIONS: &[&str] = &[V1, V2];
+const MIGRATIONS: &[&str] = &[V1, V2, V3];
 
 const V1: &str = "
 -- What this file is.
@@ -169,8 +169,36 @@ ALTER TABLE store ADD COLUMN key_version INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE api_key ADD COLUMN last_used_ms INTEGER;
 ";
 
+const V3: &str = "
+-- The offset behind the last receipt that changed these counters: what came after a cursor.
+ALTER TABLE tally ADD COLUMN off INTEGER NOT NULL DEFAULT 0;
+UPDATE tally SET off = coalesce((SELECT next_off FROM inc_period
+    WHERE inc_period.period = tally.period AND inc_period.inc = tally.inc), 0);
+
+-- Signed totals of ended periods, each revision once. AUTOINCREMENT: a number is never given
+-- twice, so that whoever read up to one misses none.
+CREATE TABLE seal (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    period INTEGER NOT NULL,
+    revision INTEGER NOT NULL CHECK (revision >= 1),
+    payload BLOB NOT NULL,
+    signature BLOB NOT NULL,
+    hotkey BLOB NOT NULL,
+    UNIQUE (period, revision)
+) STRICT;
+
+-- Up to where a consumer has taken effect.
+CREATE TABLE ack (
+    hotkey BLOB NOT NULL,
+    consumer TEXT NOT NULL,
+    cursor BLOB NOT NULL,
+    at_ms INTEGER NOT NULL,
+    PRIMARY KEY (hotkey, consumer)
+) STRICT, WITHOUT ROWID;
+";
+
 /// The version that this program writes.
-pub(super) const VERSION: i64 = 2;
+pub(super) const VERSION: i64 = 3;
 
 /// Sets what every connection needs.
 pub(super) fn tune(conn: &Connection) -> rusqlite::Result<()> {
