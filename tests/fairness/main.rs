@@ -99,22 +99,31 @@ struct Run {
 /// gets work in the period in which it joins.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn units_follow_allotments_and_a_failing_miner_starves() {
-    let mut run = self::run().await;
-    println(&run.table());
-    if !run.is_even() {
+    let mut measured = run().await;
+    println(&measured.table());
+    if !measured.is_even() {
         // Miners that wait for a processor are slow miners: on a machine that is busy with
         // something else a second run tells whether it was that.
-        run = self::run().await;
-        println(&run.table());
+        measured = run().await;
+        println(&measured.table());
     }
-    assert!(run.calls >= 3_000, "{} calls", run.calls);
-    assert!(run.is_even(), "Jain {}, {:?}", run.jain(), run.shares());
-    let (all, failing) = run.later;
+    assert!(measured.calls >= 3_000, "{} calls", measured.calls);
+    assert!(
+        measured.is_even(),
+        "Jain {}, {:?}",
+        measured.jain(),
+        measured.shares()
+    );
+    let (all, failing) = measured.later;
     assert!(all > 1_000, "{all} attempts after ten seconds");
     assert!(failing * 50 < all, "{failing} of {all} attempts");
-    assert!(run.newcomer > 0);
+    assert!(measured.newcomer > 0);
     // N33: a call's way to its first byte asks the engine for nothing, nearly always.
-    assert!(run.engine.exchanges * 5 < run.calls, "{:?}", run.engine);
+    assert!(
+        measured.engine.exchanges * 5 < measured.calls,
+        "{:?}",
+        measured.engine
+    );
 }
 
 /// N33: a request took about five round trips to the store before its first byte, and one for
