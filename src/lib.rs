@@ -2,6 +2,8 @@
 //!
 //! The rooms stand in this order; each uses only those above it.
 
+pub mod audit;
+
 pub mod clock;
 pub mod telemetry;
 

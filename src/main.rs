@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
+use taugate::audit::AuditArgs;
 use taugate::client::ask::AskArgs;
 use taugate::client::replay::ReplayArgs;
 use taugate::clock::{Clock as _, SystemClock};
@@ -48,6 +49,8 @@ enum Command {
     Replay(ReplayArgs),
     /// Print a commented configuration file.
     Init,
+    /// Prove a store's books: receipts, counters, grants, checksums. Also while it is in use.
+    Audit(AuditArgs),
     /// Look after a store file.
     Store(StoreArgs),
     /// Make, list or revoke API keys of clients, also while a gateway runs.
@@ -140,6 +143,7 @@ fn main() -> ExitCode {
             Ok(ExitCode::SUCCESS)
         }
         Command::Key(args) => key(args),
+        Command::Audit(args) => Ok(args.run(print, complain)),
         Command::Store(args) => store(args),
     };
     ended.unwrap_or_else(|error| {

@@ -186,6 +186,12 @@ impl Reader {
                 let key = self.succeeds(line);
                 assert!(key.trim().starts_with("tgk_live_"), "{key} is no key");
             }
+            (Some(line), ["cargo", _, _, _, "audit", ..]) => {
+                // Of all that was asked above, of a gateway that runs.
+                let said = self.succeeds(&line.replace("taugate.db", "first-call.db"));
+                assert!(said.ends_with("everything adds up\n"), "{said}");
+                assert!(!said.contains(" 0 receipts"), "{said}");
+            }
             (Some(line), ["cargo", _, _, _, "gateway", ..]) if line.ends_with(" --check") => {
                 assert!(self.succeeds(line).contains("[listen]"));
             }

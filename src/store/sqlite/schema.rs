@@ -11,7 +11,7 @@ use super::OpenError;
 const APPLICATION_ID: i64 = 0x7461_7567;
 
 /// Each step makes the next version of the schema; a step is never changed once released.
-const MIGRATIONS: &[&str] = &[V1, V2, V3];
+const MIGRATIONS: &[&str] = &[V1, V2, V3, V4];
 
 const V1: &str = "
 -- What this file is.
@@ -84,7 +84,7 @@ CREATE TABLE lease (
     CHECK (organic + synthetic <= granted)
 ) STRICT, WITHOUT ROWID;
 
--- Attempts of a miner by outcome; grows only. rev rises with each change of these or of
+-- Attempts of a miner by outcome; grows only. rev counts the receipts that changed these or
 -- the lease's units. The sums are over good attempts.
 CREATE TABLE tally (
     period INTEGER NOT NULL,
@@ -197,8 +197,12 @@ CREATE TABLE ack (
 ) STRICT, WITHOUT ROWID;
 ";
 
+/// Rows of periods before `kept_from` are being dropped, a few at a time: what is left of
+/// them does not add up any more. Set in the transaction that drops the first of them.
+const V4: &str = "ALTER TABLE store ADD COLUMN kept_from INTEGER NOT NULL DEFAULT 0;";
+
 /// The version that this program writes.
-pub(super) const VERSION: i64 = 3;
+pub(super) const VERSION: i64 = 4;
 
 /// Sets what every connection needs.
 pub(super) fn tune(conn: &Connection) -> rusqlite::Result<()> {

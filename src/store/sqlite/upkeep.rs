@@ -60,6 +60,9 @@ impl Upkeep {
                 ))?
                 .execute((keep_from, ROWS_A_STEP))?;
             if gone > 0 {
+                // Whoever reads what is left knows from this that it is not whole.
+                conn.prepare_cached("UPDATE store SET kept_from = ?1 WHERE kept_from < ?1")?
+                    .execute([keep_from])?;
                 self.more = true;
                 return Ok(());
             }

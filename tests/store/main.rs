@@ -1,0 +1,12 @@
+//! What the embedded store promises.
+
+mod append;
+mod audit;
+mod disk;
+mod exchange;
+mod opening;
+mod place;
+mod processes;
+mod rooms;
+mod seals;
+mod upkeep;
