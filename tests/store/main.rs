@@ -4,6 +4,7 @@ mod append;
 mod audit;
 mod disk;
 mod exchange;
+mod faults;
 mod opening;
 mod place;
 mod processes;

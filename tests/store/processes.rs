@@ -18,14 +18,18 @@ use crate::place::{
 /// Names the work of a child and the store it works on.
 const CHILD: &str = "TAUGATE_STORE_CHILD";
 
-/// Starts this test's binary again, as a child that does `work` on the store at `path`.
-pub(crate) fn child(work: &str, path: &Path) -> Child {
-    Command::new(std::env::current_exe().expect("this binary"))
+/// This test's binary again, as a child that does `work` on the store at `path`.
+pub(crate) fn child_command(work: &str, path: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this binary"));
+    command
         .args(["--exact", "processes::works_as_a_child", "--nocapture"])
         .env(CHILD, format!("{work}:{}", path.display()))
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("a child")
+        .stdout(Stdio::piped());
+    command
+}
+
+pub(crate) fn child(work: &str, path: &Path) -> Child {
+    child_command(work, path).spawn().expect("a child")
 }
 
 fn say(line: &str) {
@@ -53,6 +57,7 @@ async fn works_as_a_child() {
             let tasks = (0..3).map(|_| append_for_ever(&store, cell));
             join_all(tasks).await;
         }
+        "append_on" => append_whatever_comes(&store, cell).await,
         other => panic!("no such work: {other}"),
     }
 }
@@ -77,6 +82,27 @@ async fn append_for_ever(store: &SqliteStore, cell: CellId) {
                 .await
                 .expect("the store answers");
             say(&format!("ack {} {next}", inc.0));
+        }
+    }
+}
+
+/// Tells of each append, and tries a refused one again.
+async fn append_whatever_comes(store: &SqliteStore, cell: CellId) {
+    let inc = store
+        .new_incarnation("child")
+        .await
+        .expect("the store answers");
+    exchange(store, inc, 1, (cell, 1_000_000, 0))
+        .await
+        .expect("the store answers");
+    let mut next = 0;
+    loop {
+        match append(store, inc, next, vec![good(next + 1, cell, 1)]).await {
+            Ok(offset) => {
+                next = offset;
+                say(&format!("ack {} {next}", inc.0));
+            }
+            Err(error) => say(&format!("refused {error:?}")),
         }
     }
 }
