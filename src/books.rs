@@ -97,6 +97,9 @@ pub enum HoldError {
     /// The cell has not that much left in this period.
     #[error("cell {0:?} is spent")]
     Spent(CellId),
+    /// The cell has that much left, but the engine did not grant it in time.
+    #[error("cell {0:?} was not supplied in time")]
+    Late(CellId),
     /// The engine is away and what is held is spent.
     #[error("the engine is away")]
     EngineAway,
@@ -334,7 +337,13 @@ impl Books {
                 self.lacking.notify_one();
             }
             if tokio::time::timeout_at(deadline, answered).await.is_err() {
-                return Err(self.why_short(cell));
+                let rest = table.left(cell).saturating_sub(table.free(cell));
+                // An engine that is only slow must not make a client wait for the next period.
+                return Err(if rest >= lacking && self.reachable() {
+                    HoldError::Late(cell)
+                } else {
+                    self.why_short(cell)
+                });
             }
         }
     }

@@ -177,6 +177,24 @@ async fn a_spent_cell_is_told_from_an_engine_that_is_away() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_cell_whose_engine_is_slow_is_late_and_not_spent() {
+    let gate = Some(Semaphore::new(0));
+    let (wire, books) = start(Wire {
+        gate,
+        ..Wire::default()
+    });
+    books.expect(P, &[(CELL, Units::new(100))]);
+    let gate = wire.gate.as_ref().expect("a gate");
+    let open = async {
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        gate.add_permits(9);
+    };
+    let (late, ()) = tokio::join!(hold(&books, 10), open);
+    assert_eq!(late.expect_err("no answer"), HoldError::Late(CELL));
+    assert!(hold(&books, 10).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_period_is_closed_when_its_last_receipt_is_durable_and_its_returns_were_answered() {
     let (wire, books) = start(Wire::default());
     let held = hold(&books, 10).await.expect("units");

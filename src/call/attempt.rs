@@ -208,6 +208,7 @@ impl Run {
             calls
                 .router
                 .choices(&self.admitted.task.id, table.as_ref(), wish, calls.now_ms());
+        let mut late = false;
         while let Some(cell) = choices.next_best() {
             let ceiling = market
                 .ceiling
@@ -230,12 +231,21 @@ impl Run {
                 Err(HoldError::Spent(cell)) if Some(cell) == ceiling => {
                     return Err(CallError::Ceiling);
                 }
+                Err(HoldError::Late(cell)) if Some(cell) == ceiling => {
+                    return Err(CallError::AllBusy);
+                }
                 Err(HoldError::Spent(_)) => choices.spent(),
+                Err(HoldError::Late(_)) => {
+                    late = true;
+                    choices.spent();
+                }
                 Err(HoldError::EngineAway) => return Err(CallError::EngineAway),
                 Err(HoldError::Crowded) => return Err(CallError::Crowded),
             }
         }
         Err(match choices.none() {
+            // What the engine has not granted yet may come while the call waits in line.
+            NoChoice::AllSpent if late => CallError::AllBusy,
             NoChoice::NoMiner => CallError::NoMiner,
             NoChoice::AllBusy => CallError::AllBusy,
             NoChoice::AllSpent => CallError::AllSpent,
