@@ -137,8 +137,8 @@ pub(super) fn order(task: &Task, payload: Option<Payload>) -> Result<Order, Vec<
 
 fn chat_order(task: &Task, mut chat: v1::ChatPayload) -> Result<Order, Vec<FieldFault>> {
     let mut faults = Faults::default();
-    let prompt = check_messages(&mut faults, &chat.messages);
-    check_tools(&mut faults, &chat);
+    let mut prompt = check_messages(&mut faults, &chat.messages);
+    check_tools(&mut faults, &chat, &mut prompt);
     check_sampling(&mut faults, chat.sampling.as_ref());
     check_bounds(&mut faults, &chat, task);
     if task.context_tokens > 0 {
@@ -203,6 +203,9 @@ fn check_messages(faults: &mut Faults, messages: &[v1::ChatMessage]) -> Prompt {
         if message.name.len() > 64 {
             faults.add(field("name"), "must be at most 64 bytes");
         }
+        if message.tool_call_id.len() > 256 {
+            faults.add(field("tool_call_id"), "must be at most 256 bytes");
+        }
         for part in &message.parts {
             match &part.part {
                 Some(v1::content_part::Part::Text(text)) => prompt.text(text),
@@ -259,13 +262,18 @@ fn check_image(faults: &mut Faults, field: &str, image: &v1::ImagePart, prompt: 
     faults.check(detail, field, "know the details auto, low and high");
 }
 
-fn check_tools(faults: &mut Faults, chat: &v1::ChatPayload) {
+/// A model reads its tools and the schema of its answer like the rest of its prompt: what
+/// they cost is charged, and a miner gets time for them.
+fn check_tools(faults: &mut Faults, chat: &v1::ChatPayload, prompt: &mut Prompt) {
     faults.check(
         chat.tools.len() <= TOOLS_MAX,
         "chat.tools",
         "must be at most 256",
     );
     for (index, tool) in chat.tools.iter().enumerate().take(TOOLS_MAX) {
+        for text in [&tool.name, &tool.description, &tool.parameters_json] {
+            prompt.text(text);
+        }
         let plain = tool
             .name
             .bytes()
@@ -302,6 +310,7 @@ fn check_tools(faults: &mut Faults, chat: &v1::ChatPayload) {
         .and_then(|format| format.format.as_ref())
     {
         let text = schema.schema_json.as_str();
+        prompt.text(text);
         let json =
             text.len() <= 64 * 1024 && serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
         faults.check(
@@ -387,6 +396,30 @@ fn check_bounds(faults: &mut Faults, chat: &v1::ChatPayload, task: &Task) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tools_and_schemas_are_part_of_the_prompt() {
+        let schema = v1::JsonSchemaFormat {
+            schema_json: "{}".into(),
+            ..v1::JsonSchemaFormat::default()
+        };
+        let chat = v1::ChatPayload {
+            tools: vec![v1::Tool {
+                name: "look".into(),
+                description: "grüßt".into(),
+                parameters_json: "[1]".into(),
+                strict: None,
+            }],
+            response_format: Some(v1::ResponseFormat {
+                format: Some(v1::response_format::Format::JsonSchema(schema)),
+            }),
+            ..v1::ChatPayload::default()
+        };
+        let (mut faults, mut prompt) = (Faults::default(), Prompt::default());
+        check_tools(&mut faults, &chat, &mut prompt);
+        assert_eq!(faults.done(()), Ok(()));
+        assert_eq!((prompt.chars.chars(), prompt.bytes), (14, 16));
+    }
 
     #[test]
     fn a_prompt_is_charged_by_its_factor_rounded_up_once() {
