@@ -51,8 +51,16 @@ pub struct Pool {
 /// that come meanwhile wait for the one attempt and share it.
 #[derive(Debug)]
 struct Slot {
-    connection: tokio::sync::Mutex<Option<Open>>,
+    connection: tokio::sync::Mutex<Attempted>,
     used: Mutex<Instant>,
+}
+
+/// What the last attempt to connect left.
+#[derive(Debug, Default)]
+struct Attempted {
+    open: Option<Open>,
+    /// When it failed, and where.
+    failed: Option<(Instant, http::Uri)>,
 }
 
 #[derive(Clone, Debug)]
@@ -105,24 +113,32 @@ impl Pool {
     /// When it cannot be opened within the limit.
     pub(super) async fn connection(&self, miner: &Miner) -> Result<Connection, DispatchError> {
         let slot = self.slot(&miner.hotkey);
-        *slot.used.lock() = Instant::now();
-        let mut open = slot.connection.lock().await;
-        if let Some(held) = open.as_ref() {
+        let asked = Instant::now();
+        *slot.used.lock() = asked;
+        let mut last = slot.connection.lock().await;
+        if let Some(held) = last.open.as_ref() {
             // A miner that moved must not get calls at its old address.
             if held.endpoint == miner.endpoint && !held.sender.is_closed() {
                 return Ok(Connection(held.sender.clone()));
             }
         }
-        *open = None;
+        // Those who waited while an attempt failed would each wait for one more, in a row.
+        let shared = last.failed.as_ref();
+        if shared.is_some_and(|(at, where_to)| *at >= asked && *where_to == miner.endpoint) {
+            return Err(DispatchError::Unreachable);
+        }
+        *last = Attempted::default();
         let connecting = connect(&miner.endpoint, &self.settings);
-        let sender = tokio::time::timeout(self.settings.connect, connecting)
-            .await
-            .map_err(|_| DispatchError::Unreachable)??;
-        *open = Some(Open {
+        let connected = tokio::time::timeout(self.settings.connect, connecting).await;
+        let Ok(Ok(sender)) = connected else {
+            last.failed = Some((Instant::now(), miner.endpoint.clone()));
+            return Err(DispatchError::Unreachable);
+        };
+        last.open = Some(Open {
             endpoint: miner.endpoint.clone(),
             sender: sender.clone(),
         });
-        drop(open);
+        drop(last);
         Ok(Connection(sender))
     }
 
@@ -150,7 +166,7 @@ impl Pool {
     fn slot(&self, hotkey: &Arc<str>) -> Arc<Slot> {
         let fresh = || {
             Arc::new(Slot {
-                connection: tokio::sync::Mutex::new(None),
+                connection: tokio::sync::Mutex::default(),
                 used: Mutex::new(Instant::now()),
             })
         };
@@ -217,5 +233,40 @@ impl Service<http::Request<Body>> for Connection {
             Ok(response.map(Body::new))
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn calls_that_wait_for_one_attempt_share_its_failure() {
+        // A listener that accepts nothing: once its queue is full, nobody hears back.
+        let full = tokio::net::TcpSocket::new_v4().unwrap();
+        full.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let full = full.listen(1).unwrap();
+        let address = full.local_addr().unwrap();
+        let mut queued = Vec::new();
+        let soon = Duration::from_millis(100);
+        while let Ok(stream) = tokio::time::timeout(soon, TcpStream::connect(address)).await {
+            queued.push(stream.unwrap());
+        }
+        let pool = Pool::new(PoolSettings {
+            connect: Duration::from_millis(300),
+            ..PoolSettings::default()
+        });
+        let miner = Miner {
+            hotkey: "miner".into(),
+            number: 0,
+            endpoint: format!("http://{address}").parse().unwrap(),
+        };
+        let begun = Instant::now();
+        let calls = std::iter::repeat_with(|| pool.connection(&miner)).take(5);
+        for reached in futures_util::future::join_all(calls).await {
+            assert_eq!(reached.err(), Some(DispatchError::Unreachable));
+        }
+        let took = begun.elapsed();
+        assert!(took < Duration::from_millis(900), "{took:?}");
     }
 }
