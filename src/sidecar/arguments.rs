@@ -110,10 +110,10 @@ pub struct SimulationArgs {
     #[arg(long, default_value_t = 0)]
     pub context_tokens: u32,
     /// Simulated: part of the answers that break off, 0 to 1
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, value_parser = part)]
     pub failure_rate: f64,
     /// Simulated: part of the answers that stand still, 0 to 1
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, value_parser = part)]
     pub hang_rate: f64,
     /// Simulated: seeds texts and faults
     #[arg(long, default_value_t = 0)]
@@ -272,6 +272,13 @@ impl MinerArgs {
             _ => 1000.0,
         }
     }
+}
+
+/// A part of a whole, as an argument.
+fn part(text: &str) -> Result<f64, String> {
+    let part = text.parse::<f64>().ok();
+    part.filter(|part| (0.0..=1.0).contains(part))
+        .ok_or_else(|| "must be a number from 0 to 1".to_owned())
 }
 
 /// The models of a server, which may be starting still.

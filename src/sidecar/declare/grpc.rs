@@ -190,7 +190,12 @@ fn refused(status: &Status) -> AnnounceError {
         | Code::OutOfRange
         | Code::FailedPrecondition
         | Code::AlreadyExists
-        | Code::Aborted => AnnounceError::Refused,
+        | Code::Aborted => {
+            // Whoever runs the miner has to know whether it is not registered, or at the
+            // clients' port.
+            tracing::warn!(code = ?status.code(), says = ?status.message(), "refused");
+            AnnounceError::Refused
+        }
         Code::Ok
         | Code::Cancelled
         | Code::Unknown
