@@ -20,11 +20,11 @@ use taugate::identity::key_ring::{KeyGrant, NewKey};
 use taugate::report::{file as seal_file, seal};
 use taugate::sidecar::MinerArgs;
 use taugate::store::sqlite::{KeyTable, OpenError, SqliteSettings, SqliteStore, backup};
-use taugate::telemetry::logs::{Format, start_logs, start_traces};
+use taugate::telemetry::logs::{Format, start_logs, start_traces, told};
+use tokio::signal::ctrl_c;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// A configuration that is wrong; as `sysexits.h` has it.
 const EXIT_CONFIG: u8 = 64;
 
 /// A capacity-metered gRPC gateway for decentralised inference.
@@ -58,6 +58,7 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Ends with 0 after a drain, 64 when the configuration is wrong, else 1.")]
 struct GatewayArgs {
     /// The configuration file.
     #[arg(long, short, env = "TAUGATE_CONFIG")]
@@ -147,7 +148,7 @@ fn main() -> ExitCode {
         Command::Store(args) => store(args),
     };
     ended.unwrap_or_else(|error| {
-        complain(&error.to_string());
+        complain(&told(error.as_ref()));
         ExitCode::FAILURE
     })
 }
@@ -172,7 +173,7 @@ fn complain(text: &str) {
 /// The configuration, or its faults on standard error.
 fn load(file: Option<&PathBuf>) -> Result<Config, ExitCode> {
     Config::load(file.map(PathBuf::as_path)).map_err(|error| {
-        complain(&error.to_string());
+        complain(&told(&error));
         ExitCode::from(EXIT_CONFIG)
     })
 }
@@ -222,15 +223,16 @@ async fn run_gateway(config: Config, file: Option<PathBuf>) -> Result<ExitCode, 
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
         _ = terminate.recv() => {}
-        ended = tokio::signal::ctrl_c() => ended?,
+        ended = ctrl_c() => ended?,
         () = broken.cancelled() => {
             tracing::error!("the books are broken: ending at once, so that nothing more is booked wrongly");
             return Ok(ExitCode::FAILURE);
         }
     }
+    let again = async { tokio::select!(_ = terminate.recv() => {}, _ = ctrl_c() => {}) };
     tokio::select! {
         ended = gateway.stop() => ended?,
-        _ = terminate.recv() => {
+        () = again => {
             tracing::warn!("a second signal: ending at once");
             return Ok(ExitCode::FAILURE);
         }
@@ -281,7 +283,7 @@ fn miner(args: MinerArgs) -> Result<ExitCode, Failure> {
         tokio::select! {
             ended = &mut running => return Ok(ended.map(|()| ExitCode::SUCCESS)?),
             _ = terminate.recv() => {}
-            ended = tokio::signal::ctrl_c() => ended?,
+            ended = ctrl_c() => ended?,
         }
         stop.cancel();
         running.await?;
@@ -321,7 +323,7 @@ fn replay(args: ReplayArgs) -> Result<ExitCode, Failure> {
         tokio::pin!(replaying);
         let ended = tokio::select! {
             ended = &mut replaying => ended,
-            pressed = tokio::signal::ctrl_c() => {
+            pressed = ctrl_c() => {
                 pressed?;
                 stop.cancel();
                 replaying.await
@@ -415,9 +417,10 @@ fn key(args: KeyArgs) -> Result<ExitCode, Failure> {
         KeyCommand::List => print(&key_list(&keys.all()?, now_ms)),
         KeyCommand::Revoke { public_id } => {
             if !keys.revoke(&public_id, now_ms)? {
-                complain("there is no key of that public id");
+                complain("no key has that public id; `taugate key list` lists them");
                 return Ok(ExitCode::FAILURE);
             }
+            aside(&format!("{public_id} is revoked"));
         }
     }
     Ok(ExitCode::SUCCESS)

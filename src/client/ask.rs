@@ -10,6 +10,9 @@ use super::{Answer, ConnectError, Refused, chat, message};
 use crate::proto::v1;
 use crate::proto::v1::stream_generate_response::Event;
 
+/// What stands in place of the tasks where there is none.
+const NO_TASK: &str = "no task yet: no miner has declared one";
+
 /// Asks a gateway; without a prompt it lists the tasks.
 #[derive(Args, Clone, Debug)]
 #[command(
@@ -67,7 +70,7 @@ pub enum AskError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// Somebody answers, but no gateway: a proxy, or one that wants TLS.
-    #[error("no gateway speaks there: {0}; is it http:// or https://?")]
+    #[error("no gateway speaks there ({}); is it http:// or https://, and the port for clients?", bare(.0))]
     Stranger(Refused),
     /// The gateway refused, or the answer broke off.
     #[error("{}", advice(.0))]
@@ -75,6 +78,9 @@ pub enum AskError {
     /// Which task is meant.
     #[error("there are {0} tasks; name one with --task")]
     WhichTask(usize),
+    /// There is none yet.
+    #[error("{NO_TASK}")]
+    NoTask,
     /// The answer as JSON.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
@@ -93,7 +99,7 @@ impl AskError {
             Self::Connect(error) => error.exit_code(),
             Self::Stranger(_) => 4,
             Self::WhichTask(_) => 2,
-            Self::Io(_) | Self::Json(_) => 1,
+            Self::NoTask | Self::Io(_) | Self::Json(_) => 1,
             Self::Refused(refused) if refused.reason == "NO_CAPACITY" => 3,
             Self::Refused(refused) if !refused.fields.is_empty() => 2,
             Self::Refused(_) => 1,
@@ -107,6 +113,15 @@ fn refused(refused: Refused) -> AskError {
         AskError::Refused(refused)
     } else {
         AskError::Stranger(refused)
+    }
+}
+
+/// What a stranger said, which is often nothing but a code.
+fn bare(refused: &Refused) -> String {
+    if refused.message.is_empty() {
+        refused.reason.clone()
+    } else {
+        refused.to_string()
     }
 }
 
@@ -132,7 +147,9 @@ fn advice(refused: &Refused) -> String {
 /// What helps, where the message does not say it.
 fn hint(reason: &str) -> Option<&'static str> {
     Some(match reason {
-        "UNAUTHENTICATED" => "give a key by --key or TAUGATE_KEY",
+        "UNAUTHENTICATED" => {
+            "give a key that holds by --key or TAUGATE_KEY; the miners' port takes no keys"
+        }
         "FORBIDDEN" => "the key does not allow this; ask who gave it",
         "TASK_NOT_FOUND" => "`taugate ask` without a prompt lists the tasks",
         "NO_MINER" => "a miner has to declare the task first: `taugate miner --help`",
@@ -251,7 +268,7 @@ fn only_task(mut tasks: Vec<v1::TaskInfo>) -> Result<String, AskError> {
     match (tasks.pop(), tasks.is_empty()) {
         (Some(task), true) => Ok(task.id),
         (Some(_), false) => Err(AskError::WhichTask(tasks.len() + 1)),
-        (None, _) => Err(AskError::WhichTask(0)),
+        (None, _) => Err(AskError::NoTask),
     }
 }
 
@@ -281,7 +298,7 @@ fn table(tasks: &[v1::TaskInfo]) -> String {
         ]);
     }
     if tasks.is_empty() {
-        "no task yet: no miner has declared one".to_owned()
+        NO_TASK.to_owned()
     } else {
         table.to_string()
     }

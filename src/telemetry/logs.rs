@@ -36,6 +36,21 @@ pub enum TelemetryError {
     Exporter(#[from] opentelemetry_otlp::ExporterBuildError),
 }
 
+/// An error and what caused it, each cause once: some errors tell theirs themselves.
+#[must_use]
+pub fn told(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source())
+        .map(ToString::to_string)
+        .reduce(|text, why| {
+            if text.contains(&why) {
+                text
+            } else {
+                format!("{text}: {why}")
+            }
+        })
+        .unwrap_or_default()
+}
+
 /// Starts logging. `filter` is as in `RUST_LOG`, such as `info,taugate=debug`.
 ///
 /// # Errors
