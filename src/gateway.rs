@@ -9,6 +9,7 @@ mod keys;
 mod periods;
 mod receipts;
 mod seals;
+mod supervisor;
 mod upkeep;
 
 use std::net::SocketAddr;
@@ -17,7 +18,6 @@ use std::sync::Arc;
 use taugate_ledger::engine::ExchangeError;
 use taugate_ledger::period::Period;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::books::Books;
 use crate::call::Calls;
@@ -32,6 +32,7 @@ use crate::store::{BookRow, StoreFault};
 use crate::telemetry::Instruments;
 
 use self::seals::Seals;
+use self::supervisor::Supervisor;
 
 pub use build::Parts;
 
@@ -49,7 +50,7 @@ pub struct Gateway {
     instruments: Arc<Instruments>,
     health: tonic_health::server::HealthReporter,
     doors: Vec<Arc<Shards>>,
-    tasks: TaskTracker,
+    supervisor: Supervisor,
     stops: Stops,
 }
 
@@ -82,7 +83,10 @@ struct Stops {
 pub enum StartError {
     /// The store.
     #[error("the store cannot be opened: {0}")]
-    Open(#[from] OpenError),
+    Open(OpenError),
+    /// The store is an older copy of itself.
+    #[error("the store cannot be opened: {0}, as `taugate gateway --freeze-period` does")]
+    Older(OpenError),
     /// The store, once it was open.
     #[error("the store does not answer: {0}")]
     Store(#[from] StoreFault),
@@ -117,6 +121,18 @@ pub enum StartError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
+// === impl StartError ===
+
+impl From<OpenError> for StartError {
+    fn from(error: OpenError) -> Self {
+        if matches!(error, OpenError::Older { .. }) {
+            Self::Older(error)
+        } else {
+            Self::Open(error)
+        }
+    }
+}
+
 // === impl Gateway ===
 
 impl Gateway {
@@ -136,7 +152,19 @@ impl Gateway {
     /// # Errors
     /// See [`StartError`]; nothing runs then.
     pub async fn open(config: Arc<Config>, clock: SharedClock) -> Result<Self, StartError> {
-        let parts = Parts::assemble(&config, clock).await?;
+        let parts = Parts::assemble(&config, clock, false).await?;
+        build::open_doors(config, parts).await
+    }
+
+    /// Opens a store that lost commits, such as a backup that was put in place: nothing of the
+    /// running period is granted any more, and the next one is as any other. A store that lost
+    /// nothing may be opened so too.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing runs then.
+    pub async fn open_frozen(config: Arc<Config>, clock: SharedClock) -> Result<Self, StartError> {
+        tracing::warn!("the running period is frozen: nothing of it is granted until its end");
+        let parts = Parts::assemble(&config, clock, true).await?;
         build::open_doors(config, parts).await
     }
 
@@ -196,6 +224,13 @@ impl Gateway {
         self.books.broken().clone()
     }
 
+    /// Cancelled when a task that the gateway cannot do without has died, or its store: the
+    /// process must end.
+    #[must_use]
+    pub fn died(&self) -> CancellationToken {
+        self.supervisor.died().clone()
+    }
+
     /// Takes over what reloads of each configuration that is published, until the gateway
     /// ends: tasks and limits of calls from the next call on, limits of connections from the
     /// next connection on.
@@ -206,8 +241,9 @@ impl Gateway {
             keys: Arc::clone(&self.keys),
             doors: self.doors.clone(),
         };
-        let stop = self.stops.control.clone();
-        self.tasks.spawn(follower.run(changes, stop));
+        let stop = &self.stops.control;
+        self.supervisor
+            .spawn("reload", stop, follower.run(changes, stop.clone()));
     }
 
     /// Ends: lets streams run to the drain's deadline, settles all, closes the incarnation.
@@ -221,23 +257,27 @@ impl Gateway {
     fn run_control(&self) {
         let (books, stop) = (&self.books, &self.stops.control);
         let exchanging = (Arc::clone(books), stop.clone());
-        self.tasks
-            .spawn(async move { exchanging.0.run_exchange(exchanging.1).await });
+        let exchange = async move { exchanging.0.run_exchange(exchanging.1).await };
+        self.supervisor.spawn("exchange", stop, exchange);
         let appending = (Arc::clone(books), stop.clone());
-        self.tasks
-            .spawn(async move { appending.0.run_append(appending.1).await });
+        let append = async move { appending.0.run_append(appending.1).await };
+        self.supervisor.spawn("append", stop, append);
         let registry = Arc::clone(&self.registry);
-        self.tasks
-            .spawn(periods::run(Arc::clone(books), registry, stop.clone()));
-        self.tasks
-            .spawn(upkeep::run(Arc::clone(&self.calls), stop.clone()));
+        let periods = periods::run(Arc::clone(books), registry, stop.clone());
+        self.supervisor.spawn("periods", stop, periods);
+        let upkeep = upkeep::run(Arc::clone(&self.calls), stop.clone());
+        self.supervisor.spawn("upkeep", stop, upkeep);
         let (store, keys) = (Arc::clone(&self.store), Arc::clone(&self.keys));
-        self.tasks.spawn(keys::run(store, keys, stop.clone()));
-        self.tasks.spawn(self.seals().run(stop.clone()));
+        let keys = keys::run(store, keys, stop.clone());
+        self.supervisor.spawn("keys", stop, keys);
+        let seals = self.seals().run(stop.clone());
+        self.supervisor.spawn("seals", stop, seals);
+        let store = heartbeat::until_damaged(self.store.health(), stop.clone());
+        self.supervisor.spawn("store", stop, store);
         let (store, books) = (Arc::clone(&self.store), Arc::clone(books));
         let instruments = Arc::clone(&self.instruments);
-        self.tasks
-            .spawn(heartbeat::run(store, books, instruments, stop.clone()));
+        let heartbeat = heartbeat::run(store, books, instruments, stop.clone());
+        self.supervisor.spawn("heartbeat", stop, heartbeat);
     }
 
     fn seals(&self) -> Seals {

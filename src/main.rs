@@ -63,6 +63,9 @@ struct GatewayArgs {
     /// The configuration file.
     #[arg(long, short, env = "TAUGATE_CONFIG")]
     config: Option<PathBuf>,
+    /// Start on a restored backup: nothing of the running period is granted, the next works.
+    #[arg(long)]
+    freeze_period: bool,
     /// Print the effective configuration, or what is wrong with it, and end.
     #[arg(long)]
     check: bool,
@@ -200,26 +203,32 @@ fn gateway(args: &GatewayArgs) -> Result<ExitCode, Failure> {
         .enable_all()
         .build()?;
     let traces = runtime.block_on(async { start_traces() })?;
-    let ended = runtime.block_on(run_gateway(config, args.config.clone()));
+    let ended = runtime.block_on(run_gateway(config, args));
     traces.shutdown();
     ended
 }
 
-async fn run_gateway(config: Config, file: Option<PathBuf>) -> Result<ExitCode, Failure> {
+async fn run_gateway(config: Config, args: &GatewayArgs) -> Result<ExitCode, Failure> {
     let config = Arc::new(config);
     for mark in config.development_marks() {
         tracing::warn!(%mark, "DEVELOPMENT");
     }
-    let gateway = Gateway::start(Arc::clone(&config), Arc::new(SystemClock)).await?;
+    let (opening, clock) = (Arc::clone(&config), Arc::new(SystemClock));
+    let gateway = if args.freeze_period {
+        Gateway::open_frozen(opening, clock).await?
+    } else {
+        Gateway::open(opening, clock).await?
+    };
+    gateway.begin().await;
     let mut reloading = tokio::task::JoinSet::new();
-    if let Some(file) = file {
+    if let Some(file) = args.config.clone() {
         let (reloader, changes) = Reloader::new(file, config);
         gateway.follow(changes);
         reloading.spawn(reloader.run());
     }
     let at = gateway.addresses();
     tracing::info!(public = %at.public, peer = %at.peer, admin = %at.admin, hotkey = %gateway.hotkey(), "ready");
-    let broken = gateway.broken();
+    let (broken, died) = (gateway.broken(), gateway.died());
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
         _ = terminate.recv() => {}
@@ -228,6 +237,7 @@ async fn run_gateway(config: Config, file: Option<PathBuf>) -> Result<ExitCode, 
             tracing::error!("the books are broken: ending at once, so that nothing more is booked wrongly");
             return Ok(ExitCode::FAILURE);
         }
+        () = died.cancelled() => return Ok(ExitCode::FAILURE),
     }
     let again = async { tokio::select!(_ = terminate.recv() => {}, _ = ctrl_c() => {}) };
     tokio::select! {

@@ -15,6 +15,7 @@ use tower::Layer as _;
 use tower::retry::budget::TpsBudget;
 
 use super::receipts::StoreReceipts;
+use super::supervisor::Supervisor;
 use super::{Addresses, Gateway, StartError, Stops};
 use crate::books::{Books, BooksSettings};
 use crate::call::trace::TraceSettings;
@@ -74,11 +75,13 @@ impl Parts {
     pub(super) async fn assemble(
         config: &Arc<Config>,
         clock: SharedClock,
+        freeze: bool,
     ) -> Result<Self, StartError> {
         let length = config.period.length;
         let settings = SqliteSettings {
             grace: config.longest_call() + config.period.grace,
             retention_periods: config.store.retention_periods,
+            freeze,
             ..SqliteSettings::default()
         };
         let store = SqliteStore::open(&config.store.path, settings, Arc::clone(&clock), length)?;
@@ -221,7 +224,7 @@ pub(super) async fn open_doors(config: Arc<Config>, parts: Parts) -> Result<Gate
             .await;
     }
     let routes = public_routes(&parts, &config, health_service)?;
-    let tasks = TaskTracker::new();
+    let supervisor = Supervisor::default();
     let settings = door_settings(&config, "public");
     let tokens = (&parts.stops.accept, &parts.stops.gone);
     let shards = Shards::start(
@@ -237,17 +240,16 @@ pub(super) async fn open_doors(config: Arc<Config>, parts: Parts) -> Result<Gate
     let peers = Arc::new(peers.map_err(StartError::Shard)?);
     for (door, listener) in [(&shards, public), (&peers, peer)] {
         let (door, tls, stop) = (Arc::clone(door), tls.clone(), parts.stops.accept.clone());
-        tasks.spawn(async move { door.accept(listener, tls, stop).await });
+        let accept = async move { door.accept(listener, tls, stop).await };
+        supervisor.spawn("accept", &parts.stops.accept, accept);
     }
+    let stop = &parts.stops.control;
     if let Some(tls) = tls {
-        tasks.spawn(tls.follow(parts.stops.control.clone()));
+        supervisor.spawn("tls", stop, tls.follow(stop.clone()));
     }
     let admin_state = crate::admin::Admin::new(&parts.instruments, &parts.calls);
-    tasks.spawn(crate::admin::serve(
-        admin,
-        admin_state,
-        parts.stops.control.clone(),
-    ));
+    let admin = crate::admin::serve(admin, admin_state, stop.clone());
+    supervisor.spawn("admin", stop, admin);
     let addresses = Addresses {
         public: public_at,
         peer: peer_at,
@@ -257,7 +259,7 @@ pub(super) async fn open_doors(config: Arc<Config>, parts: Parts) -> Result<Gate
         config,
         parts,
         (addresses, health),
-        (vec![shards, peers], tasks),
+        (vec![shards, peers], supervisor),
     ))
 }
 
@@ -265,7 +267,7 @@ fn finish(
     config: Arc<Config>,
     parts: Parts,
     (addresses, health): (Addresses, HealthReporter),
-    (doors, tasks): (Vec<Arc<Shards>>, TaskTracker),
+    (doors, supervisor): (Vec<Arc<Shards>>, Supervisor),
 ) -> Gateway {
     Gateway {
         config,
@@ -279,7 +281,7 @@ fn finish(
         instruments: parts.instruments,
         health,
         doors,
-        tasks,
+        supervisor,
         stops: parts.stops,
     }
 }

@@ -47,8 +47,7 @@ pub(super) async fn run(mut gateway: Gateway) -> Result<(), ExchangeError> {
         );
     }
     gateway.stops.control.cancel();
-    gateway.tasks.close();
-    gateway.tasks.wait().await;
+    gateway.supervisor.join().await;
     let closed = gateway.books.close().await;
     let joined = tokio::task::spawn_blocking(move || {
         for door in gateway.doors {

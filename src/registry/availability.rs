@@ -96,6 +96,26 @@ impl Word {
         self.of_one.retain(|task, _| declared(task));
     }
 
+    /// Heeds a newer declaration: how many requests at once it states counts for the tasks of
+    /// which it states something else than before. How the miner is, it does not say.
+    pub(super) fn restate(&mut self, restated: impl IntoIterator<Item = TaskId>) {
+        for task in restated {
+            if let Some(said) = self.of(&task) {
+                let as_declared = Said {
+                    concurrency: None,
+                    ..said
+                };
+                self.of_one.insert(task, as_declared);
+            }
+        }
+    }
+
+    /// Forgets what was said, but not how far the miner has counted.
+    pub(super) fn forget(&mut self) {
+        self.of_all = None;
+        self.of_one.clear();
+    }
+
     /// Takes "busy" back: the stream that would have said "free" again is gone. Whoever
     /// drains goes on draining.
     pub(super) fn forget_busy(&mut self) -> bool {
@@ -141,6 +161,11 @@ impl Streams {
             live.by_hotkey.remove(hotkey);
         }
         own
+    }
+
+    /// Whether a stream of the hotkey is open.
+    pub(super) fn has(&self, hotkey: &Hotkey) -> bool {
+        self.0.lock().by_hotkey.contains_key(hotkey)
     }
 
     #[cfg(test)]

@@ -195,12 +195,25 @@ impl Registry {
         if !self.make_room(&checked.hotkey, now_ms) {
             return Err(DeclareError::Full);
         }
-        match self.store.put_declaration(row).await? {
-            Put::Stored | Put::Same => {}
-            Put::Stale => return Err(DeclareError::Stale),
+        let hotkey = checked.hotkey;
+        let put = self.store.put_declaration(row).await?;
+        if put == Put::Stale {
+            return Err(DeclareError::Stale);
         }
-        self.state.lock().roll.remember(checked, uri, false);
+        // Where nobody speaks for the miner any more, its newest word is this one: whoever
+        // drained and declares anew is back.
+        let back = put == Put::Stored && !self.streams.has(&hotkey);
+        self.remember(checked, uri, back);
         Ok(self.settle().await?)
+    }
+
+    fn remember(&self, checked: Checked, uri: http::Uri, back: bool) {
+        let hotkey = checked.hotkey;
+        let roll = &mut self.state.lock().roll;
+        roll.remember(checked, uri, false);
+        if back {
+            roll.forget_word(&hotkey);
+        }
     }
 
     fn make_room(&self, hotkey: &Hotkey, now_ms: u64) -> bool {

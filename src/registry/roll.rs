@@ -130,7 +130,11 @@ impl Roll {
             number
         });
         let before = self.miners.remove(&number);
-        let mut word = before.map(|before| before.word).unwrap_or_default();
+        let mut word = before.map_or_else(Word::default, |before| {
+            let mut word = before.word;
+            word.restate(restated(&before.checked, &checked));
+            word
+        });
         word.keep(|task| checked.has(task));
         let miner = Arc::new(Miner {
             hotkey: Arc::from(hotkey.to_string()),
@@ -175,6 +179,13 @@ impl Roll {
             .as_deref()
             .is_none_or(|task| entry.checked.has(task));
         known && entry.word.heed(change)
+    }
+
+    /// Forgets what a miner said of itself.
+    pub(super) fn forget_word(&mut self, hotkey: &Hotkey) {
+        if let Some(entry) = self.entry_mut(hotkey) {
+            entry.word.forget();
+        }
     }
 
     /// Takes a miner's "busy" back.
@@ -362,6 +373,18 @@ fn same_offers(older: &Market, newer: &Market) -> bool {
                 && older.allotment == newer.allotment
                 && older.concurrency == newer.concurrency
         })
+}
+
+/// The tasks of which a newer declaration states another number of requests at once.
+fn restated(older: &Checked, newer: &Checked) -> Vec<TaskId> {
+    let stated = |of: &Checked, id: &TaskId| {
+        let mut tasks = of.tasks.iter();
+        tasks.find(|task| task.id == *id)?.concurrency
+    };
+    let ids = newer.tasks.iter().map(|task| &task.id);
+    ids.filter(|id| stated(older, id) != stated(newer, id))
+        .cloned()
+        .collect()
 }
 
 fn ceiling(task: &Task) -> Subject {

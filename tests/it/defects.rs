@@ -3,6 +3,8 @@
 mod books;
 mod chaos;
 mod panics;
+mod periods;
+mod restarts;
 mod streams;
 mod traces;
 mod verdicts;

@@ -28,7 +28,7 @@ pub(crate) const TASK: &str = "tiny";
 /// A gateway with a store of its own.
 pub(crate) struct TestGateway {
     pub(crate) gateway: Gateway,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 /// What a streamed call came to.
@@ -55,6 +55,25 @@ impl TestGateway {
     /// A gateway that is not ready yet.
     pub(crate) async fn open(change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().expect("a scratch directory");
+        let mut config = Self::config(&dir.path().join("taugate.db"));
+        change(&mut config);
+        let gateway = Gateway::open(Arc::new(config), Arc::new(SystemClock)).await;
+        Self::over(gateway.expect("the gateway starts"), dir)
+    }
+
+    /// A gateway that a test started on a store in that directory.
+    pub(crate) const fn over(gateway: Gateway, dir: tempfile::TempDir) -> Self {
+        Self { gateway, dir }
+    }
+
+    /// Ends it as an operator does; its directory stays.
+    pub(crate) async fn stop(self) -> tempfile::TempDir {
+        self.gateway.stop().await.expect("the store answers");
+        self.dir
+    }
+
+    /// How a test's gateway is configured.
+    pub(crate) fn config(store: &std::path::Path) -> Config {
         let mut config = Config::development();
         let any = "127.0.0.1:0".parse().expect("an address");
         (
@@ -62,17 +81,12 @@ impl TestGateway {
             config.listen.peer,
             config.listen.admin,
         ) = (any, any, any);
-        config.store.path = dir.path().join("taugate.db");
+        config.store.path = store.to_owned();
         config.period.length = PeriodLength::from_secs(3600).expect("not zero");
         config.drain.delay = Duration::ZERO;
         config.drain.deadline = Duration::from_secs(1);
         config.gateway.shards = Some(1);
-        change(&mut config);
-        let gateway = Gateway::open(Arc::new(config), Arc::new(SystemClock)).await;
-        Self {
-            gateway: gateway.expect("the gateway starts"),
-            _dir: dir,
-        }
+        config
     }
 
     /// Declares a miner: its name is a development key, such as `//One`.

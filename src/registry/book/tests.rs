@@ -810,6 +810,61 @@ async fn a_last_word_stands_and_a_cut_stream_takes_no_draining_back() {
 }
 
 #[tokio::test]
+async fn a_newer_declaration_restates_how_many_at_once_and_not_how_the_miner_is() {
+    let bench = Bench::new(|_| {}).await;
+    bench.declare("//One", 1, 1_000).await.unwrap();
+    let stream = bench.registry.open_stream(key("//One").hotkey());
+    let said = Change {
+        concurrency: Some(2),
+        ..change(1, Availability::Busy)
+    };
+    assert!(stream.heed(said));
+    // One that states the same number as before says nothing new of it.
+    bench.declare("//One", 2, 2_000).await.unwrap();
+    assert_eq!(bench.only().concurrency, Some(2));
+    let mut more = declaration("//One", 3, &[("chat", 2_000)]);
+    more.tasks[0].concurrency = 9;
+    bench.declare_this("//One", &more).await.unwrap();
+    assert_eq!(
+        bench.only().concurrency,
+        Some(9),
+        "a raised one counts at once"
+    );
+    assert_eq!(bench.only().availability, Availability::Busy);
+    assert!(stream.heed(change(2, Availability::Free)));
+    assert_eq!(bench.only().availability, Availability::Free);
+}
+
+#[tokio::test]
+async fn who_drained_and_declares_anew_is_back() {
+    let bench = Bench::new(|_| {}).await;
+    bench.declare("//One", 1, 1_000).await.unwrap();
+    let hotkey = key("//One").hotkey();
+    let stream = bench.registry.open_stream(hotkey);
+    assert!(stream.heed(change(5, Availability::Draining)));
+    bench.declare("//One", 2, 1_000).await.unwrap();
+    assert_eq!(
+        bench.only().availability,
+        Availability::Draining,
+        "the stream that says so is open"
+    );
+    stream.finish();
+    bench.declare("//One", 2, 1_000).await.unwrap();
+    assert_eq!(
+        bench.only().availability,
+        Availability::Draining,
+        "equal bytes say nothing new"
+    );
+    bench.declare("//One", 3, 1_000).await.unwrap();
+    assert_eq!(bench.only().availability, Availability::Free);
+    assert!(
+        !bench
+            .registry
+            .set_availability(hotkey, change(4, Availability::Busy))
+    );
+}
+
+#[tokio::test]
 async fn a_miner_that_says_too_much_is_told_to_wait() {
     let bench = Bench::new(|_| {}).await;
     let hotkey = key("//One").hotkey();

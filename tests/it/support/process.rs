@@ -208,6 +208,12 @@ impl Process {
         ended.expect("its state")
     }
 
+    /// Ends it without a word.
+    pub(crate) async fn kill(&mut self) {
+        self.signal("-KILL").await;
+        assert!(!self.ended().await.success());
+    }
+
     /// Ends it as an operator does.
     pub(crate) async fn stop(mut self) {
         self.signal("-TERM").await;
