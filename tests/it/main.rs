@@ -15,3 +15,4 @@ mod reload;
 mod slow;
 mod strangers;
 mod support;
+mod turns;
