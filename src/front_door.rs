@@ -1,6 +1,5 @@
 //! The doors: listeners, what every request passes, the services, and the statuses.
 
-mod addresses;
 mod admission;
 mod answer;
 pub mod capacity;
@@ -13,6 +12,7 @@ pub mod listener;
 mod measured;
 mod method;
 mod passage;
+mod seats;
 pub mod settings;
 pub mod signed;
 mod slow;

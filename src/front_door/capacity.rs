@@ -1,5 +1,6 @@
 //! `CapacityService`: convert, call, convert.
 
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::seats::Seats;
 use super::signed::Caller;
 use super::status::{Excess, FieldFault, Refusal};
 use crate::books::Books;
@@ -31,6 +33,8 @@ pub struct Capacity {
     stop: CancellationToken,
     /// A place for each watcher.
     watches: Arc<Semaphore>,
+    /// And for each of one hotkey.
+    watching: Arc<Seats<Hotkey>>,
 }
 
 /// How often a watcher hears of amounts that moved.
@@ -38,6 +42,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Watchers at once: each looks at every offer once a second.
 const WATCHES_MAX: usize = 256;
+
+/// Watchers of one hotkey: a miner and its restarts, a validator's tools.
+const WATCHES_EACH: usize = 8;
 
 /// Tasks that a watcher names.
 const TASKS_MAX: usize = 256;
@@ -64,6 +71,7 @@ impl Capacity {
             registry,
             stop,
             watches: Arc::new(Semaphore::new(WATCHES_MAX)),
+            watching: Arc::new(Seats::new(WATCHES_EACH)),
         }
     }
 
@@ -226,8 +234,10 @@ impl v1::capacity_service_server::CapacityService for Capacity {
         if tasks.len() > TASKS_MAX {
             return Err(invalid("tasks", "at most 256").into());
         }
+        let full = || Refusal::RateLimited(Excess::Watches, LOOK_EVERY);
+        let seat = self.watching.take(caller).ok_or_else(full)?;
         let place = Arc::clone(&self.watches).try_acquire_owned();
-        let place = place.map_err(|_| Refusal::RateLimited(Excess::Watches, LOOK_EVERY))?;
+        let place = place.map_err(|_| full())?;
         let (sender, receiver) = mpsc::channel(WATCH_MAX);
         let service = self.clone();
         #[expect(
@@ -235,7 +245,7 @@ impl v1::capacity_service_server::CapacityService for Capacity {
             reason = "ends with its receiver or the gateway"
         )]
         tokio::task::spawn(async move {
-            let _place = place;
+            let _held = (place, seat);
             let watching = watch(&service, caller, &tasks, &sender);
             if service.stop.run_until_cancelled(watching).await.is_none() {
                 // Nobody waits for a watcher that does not read.
@@ -251,12 +261,11 @@ type Sender = mpsc::Sender<Result<v1::WatchCapacityResponse, Status>>;
 /// Sends all entries, then those that changed, until the watcher leaves.
 async fn watch(service: &Capacity, caller: Hotkey, tasks: &[String], sender: &Sender) {
     use v1::watch_capacity_response::Event;
-    let mut sent: Vec<v1::CapacityEntry> = Vec::new();
+    let mut sent = HashMap::new();
     let mut whole = false;
     loop {
         let now = service.entries(caller, tasks);
-        let changed = now.iter().filter(|entry| !sent.contains(entry));
-        let mut events: Vec<Event> = changed.cloned().map(Event::Entry).collect();
+        let mut events: Vec<Event> = changes(&mut sent, now).map(Event::Entry).collect();
         if !whole {
             events.push(Event::SnapshotEnd(v1::CapacitySnapshotEnd {}));
         }
@@ -266,12 +275,35 @@ async fn watch(service: &Capacity, caller: Hotkey, tasks: &[String], sender: &Se
                 return;
             }
         }
-        (sent, whole) = (now, true);
+        whole = true;
         tokio::select! {
             () = sender.closed() => return,
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
     }
+}
+
+/// The entries that are new or changed, and those that are gone, with nothing left in them.
+fn changes(
+    sent: &mut HashMap<(String, String), v1::CapacityEntry>,
+    now: Vec<v1::CapacityEntry>,
+) -> impl Iterator<Item = v1::CapacityEntry> {
+    let name = |entry: &v1::CapacityEntry| (entry.miner.clone(), entry.task.clone());
+    let mut before = std::mem::take(sent);
+    let mut changed = Vec::new();
+    for entry in now {
+        if before.remove(&name(&entry)).as_ref() != Some(&entry) {
+            changed.push(entry.clone());
+        }
+        sent.insert(name(&entry), entry);
+    }
+    let gone = before.into_values().map(|entry| v1::CapacityEntry {
+        miner: entry.miner,
+        task: entry.task,
+        period: entry.period,
+        ..v1::CapacityEntry::default()
+    });
+    changed.into_iter().chain(gone)
 }
 
 fn caller<T>(request: &Request<T>) -> Result<Hotkey, Refusal> {
@@ -340,5 +372,42 @@ const fn from_wire(availability: v1::Availability) -> Option<Availability> {
         v1::Availability::Free => Some(Availability::Free),
         v1::Availability::Busy => Some(Availability::Busy),
         v1::Availability::Draining => Some(Availability::Draining),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watcher_hears_of_what_came_what_moved_and_what_is_gone() {
+        let entry = |miner: &str, posted| v1::CapacityEntry {
+            miner: miner.to_owned(),
+            task: "tiny".to_owned(),
+            allotment: 100,
+            posted,
+            ..v1::CapacityEntry::default()
+        };
+        let mut sent = HashMap::new();
+        let mut hear = |now| -> Vec<(String, u64, u64)> {
+            let changed = changes(&mut sent, now);
+            changed
+                .map(|entry| (entry.miner, entry.allotment, entry.posted))
+                .collect()
+        };
+        let told = |miner: &str, allotment, posted| (miner.to_owned(), allotment, posted);
+        let first = hear(vec![entry("a", 0), entry("b", 0)]);
+        assert_eq!(first, [told("a", 100, 0), told("b", 100, 0)]);
+        assert_eq!(hear(vec![entry("b", 0), entry("a", 0)]), []);
+        assert_eq!(
+            hear(vec![entry("a", 5), entry("b", 0)]),
+            [told("a", 100, 5)]
+        );
+        assert_eq!(hear(vec![entry("b", 0)]), [told("a", 0, 0)]);
+        assert_eq!(hear(vec![entry("b", 0)]), [], "it is gone once");
+        assert_eq!(
+            hear(vec![entry("a", 5), entry("b", 0)]),
+            [told("a", 100, 5)]
+        );
     }
 }

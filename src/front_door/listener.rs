@@ -19,12 +19,12 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::addresses::{Addresses, Seat};
 use super::answer::Inner;
 use super::counted::{Connected, Live};
 use super::entry::block;
 use super::method::Places;
 use super::passage::{self, Passage};
+use super::seats::{Seat, Seats};
 use super::settings::DoorSettings;
 use super::slow::{Listened, silence};
 use super::tls::Tls;
@@ -37,7 +37,7 @@ pub struct Shards {
     threads: Vec<JoinHandle<()>>,
     /// Open connections of all shards.
     open: Gauge,
-    addresses: Arc<Addresses>,
+    addresses: Arc<Seats<IpAddr>>,
     settings: Arc<ArcSwap<DoorSettings>>,
     instruments: Arc<Instruments>,
 }
@@ -55,7 +55,7 @@ struct Accepted {
     from: IpAddr,
     /// Counted from here on, not only once its shard looks at it.
     _counted: Connected,
-    _seat: Seat,
+    _seat: Seat<IpAddr>,
 }
 
 /// What a shard's connections share.
@@ -133,7 +133,7 @@ impl Shards {
             shards,
             threads,
             open,
-            addresses: Arc::new(Addresses::new(per_address)),
+            addresses: Arc::new(Seats::new(per_address)),
             settings,
             instruments: Arc::clone(instruments),
         })
