@@ -22,6 +22,7 @@ pub mod periods;
 mod reader;
 pub mod registry;
 pub mod reload;
+pub mod reports;
 pub mod routing;
 mod slot;
 pub mod store;
@@ -56,6 +57,8 @@ pub struct Config {
     pub store: store::Store,
     /// Who may declare what.
     pub registry: registry::Registry,
+    /// Who may read what was consumed.
+    pub reports: reports::Reports,
     /// Which miner takes a call.
     pub routing: routing::Routing,
     /// A bound for everything that could grow.
@@ -79,6 +82,8 @@ pub enum Mark {
     Registration,
     /// Any declared model becomes a task.
     Tasks,
+    /// Any hotkey reads all reports.
+    Reports,
 }
 
 /// A section as the file shows it.
@@ -113,6 +118,7 @@ impl Config {
         config.keys.required = false;
         config.registry.open_registration = true;
         config.registry.open_tasks = true;
+        config.reports.open = true;
         // Whoever tries it out wants to see each call.
         config.telemetry.trace_ratio = 1.0;
         config
@@ -156,6 +162,7 @@ impl Config {
             (!self.keys.required, Mark::Keys),
             (self.registry.open_registration, Mark::Registration),
             (self.registry.open_tasks, Mark::Tasks),
+            (self.reports.open, Mark::Reports),
         ]
         .into_iter()
         .filter_map(|(holds, mark)| holds.then_some(mark))
@@ -212,7 +219,7 @@ impl Config {
     }
 
     /// The sections but for the tasks, in the order of the file.
-    fn sections(&mut self) -> [(Heading, &mut dyn Section); 10] {
+    fn sections(&mut self) -> [(Heading, &mut dyn Section); 11] {
         [
             (Heading::GATEWAY, &mut self.gateway),
             (Heading::LISTEN, &mut self.listen),
@@ -220,6 +227,7 @@ impl Config {
             (Heading::PERIOD, &mut self.period),
             (Heading::STORE, &mut self.store),
             (Heading::REGISTRY, &mut self.registry),
+            (Heading::REPORTS, &mut self.reports),
             (Heading::ROUTING, &mut self.routing),
             (Heading::LIMITS, &mut self.limits),
             (Heading::DRAIN, &mut self.drain),
@@ -260,6 +268,7 @@ impl Heading {
     const PERIOD: Self = Self::fixed("period", "How long capacity is declared for.");
     const STORE: Self = Self::fixed("store", "Where the books are kept.");
     const REGISTRY: Self = Self::reloads("registry", "Who may declare what.");
+    const REPORTS: Self = Self::fixed("reports", "Who may read what was consumed.");
     const ROUTING: Self = Self::fixed("routing", "Which miner takes a call.");
     const LIMITS: Self = Self {
         fixed: &["request_bytes_max"],
@@ -301,6 +310,7 @@ impl fmt::Display for Mark {
             Self::Keys => "clients need no key",
             Self::Registration => "any miner may declare",
             Self::Tasks => "any declared model becomes a task",
+            Self::Reports => "any hotkey reads all reports",
         })
     }
 }

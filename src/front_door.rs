@@ -3,6 +3,7 @@
 mod admission;
 mod answer;
 pub mod capacity;
+pub mod consumption;
 pub mod counted;
 pub mod deadline;
 mod entry;

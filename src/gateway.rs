@@ -7,6 +7,7 @@ mod follow;
 mod heartbeat;
 mod keys;
 mod periods;
+mod readers;
 mod receipts;
 mod seals;
 mod supervisor;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 
 use taugate_ledger::engine::ExchangeError;
 use taugate_ledger::period::Period;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::books::Books;
@@ -48,6 +50,8 @@ pub struct Gateway {
     calls: Arc<Calls>,
     keys: Arc<KeyRing>,
     instruments: Arc<Instruments>,
+    /// Rises when much was consumed.
+    news: watch::Sender<u64>,
     health: tonic_health::server::HealthReporter,
     doors: Vec<Arc<Shards>>,
     supervisor: Supervisor,
@@ -116,6 +120,9 @@ pub enum StartError {
     /// A hotkey of the configuration.
     #[error("registry.hotkeys: {0} is no hotkey")]
     Registered(String),
+    /// A hotkey of the configuration.
+    #[error("reports.readers: {0} is no hotkey")]
+    Reader(String),
     /// The descriptors of reflection.
     #[error("reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -234,7 +241,7 @@ impl Gateway {
     /// Takes over what reloads of each configuration that is published, until the gateway
     /// ends: tasks and limits of calls from the next call on, limits of connections from the
     /// next connection on.
-    pub fn follow(&self, changes: tokio::sync::watch::Receiver<Arc<Config>>) {
+    pub fn follow(&self, changes: watch::Receiver<Arc<Config>>) {
         let follower = follow::Follower {
             registry: Arc::clone(&self.registry),
             calls: Arc::clone(&self.calls),
@@ -274,6 +281,9 @@ impl Gateway {
         self.supervisor.spawn("seals", stop, seals);
         let store = heartbeat::until_damaged(self.store.health(), stop.clone());
         self.supervisor.spawn("store", stop, store);
+        let (registry, news) = (Arc::clone(&self.registry), self.news.clone());
+        let wake = readers::wake(Arc::clone(books), registry, news, stop.clone());
+        self.supervisor.spawn("news", stop, wake);
         let (store, books) = (Arc::clone(&self.store), Arc::clone(books));
         let instruments = Arc::clone(&self.instruments);
         let heartbeat = heartbeat::run(store, books, instruments, stop.clone());

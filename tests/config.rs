@@ -219,7 +219,13 @@ fn without_a_file_all_is_open_on_loopback_and_marked() {
     }
     assert_eq!(
         config.development_marks(),
-        [Mark::Hotkey, Mark::Keys, Mark::Registration, Mark::Tasks]
+        [
+            Mark::Hotkey,
+            Mark::Keys,
+            Mark::Registration,
+            Mark::Tasks,
+            Mark::Reports
+        ]
     );
 }
 

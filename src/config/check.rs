@@ -40,7 +40,7 @@ fn clouds(wrong: &Fault, found: &Fault) -> bool {
     let table = |path: &str| path.split('.').next().map(str::to_owned);
     table(&wrong.path) == table(&found.path)
         || matches!(found.wrong, Wrong::Exposed { .. })
-            && ["gateway", "keys", "registry"]
+            && ["gateway", "keys", "registry", "reports"]
                 .iter()
                 .any(|decides| table(&wrong.path).as_deref() == Some(decides))
 }
@@ -116,6 +116,7 @@ fn exposure(config: &Config, faults: &mut Vec<Fault>) {
                 !config.registry.open_tasks,
                 "set registry.open_tasks = false",
             ),
+            (!config.reports.open, "set reports.open = false"),
         ],
     );
     exposed(
@@ -129,13 +130,20 @@ fn exposure(config: &Config, faults: &mut Vec<Fault>) {
 }
 
 fn hotkeys(config: &Config, faults: &mut Vec<Fault>) {
-    let bad = config.registry.hotkeys.iter();
-    for text in bad.filter(|text| text.parse::<Hotkey>().is_err()) {
+    let miners = config.registry.hotkeys.iter();
+    let all = miners.map(|text| ("registry.hotkeys", text)).chain(
+        config
+            .reports
+            .readers
+            .iter()
+            .map(|text| ("reports.readers", text)),
+    );
+    for (path, text) in all.filter(|(_, text)| text.parse::<Hotkey>().is_err()) {
         let wrong = Wrong::Conflict {
             found: format!("\"{text}\""),
             rule: "each entry must be an ss58 address of 48 characters that begins with 5",
         };
-        faults.push(Fault::new("registry.hotkeys", wrong));
+        faults.push(Fault::new(path, wrong));
     }
 }
 

@@ -63,7 +63,7 @@ const REFLECTION: Duration = Duration::from_secs(300);
 /// When someone who found no place tries again.
 const LATER: Duration = Duration::from_secs(5);
 
-const SERVED: [(&str, Kind); 13] = [
+const SERVED: [(&str, Kind); 19] = [
     ("taugate.v1.InferenceService/Generate", Kind::Call),
     ("taugate.v1.InferenceService/StreamGenerate", Kind::Call),
     ("taugate.v1.InferenceService/ListTasks", Kind::Helper),
@@ -73,6 +73,12 @@ const SERVED: [(&str, Kind); 13] = [
     ("taugate.v1.CapacityService/Withdraw", Kind::Helper),
     ("taugate.v1.CapacityService/SetAvailability", Kind::Changes),
     ("taugate.v1.CapacityService/WatchCapacity", Kind::Watch),
+    ("taugate.v1.ConsumptionService/Watch", Kind::Watch),
+    ("taugate.v1.ConsumptionService/Ack", Kind::Helper),
+    ("taugate.v1.ConsumptionService/GetPeriod", Kind::Helper),
+    ("taugate.v1.ConsumptionService/WatchPlan", Kind::Watch),
+    ("taugate.v1.ConsumptionService/SubmitCheck", Kind::Helper),
+    ("taugate.v1.ConsumptionService/GetScores", Kind::Helper),
     ("grpc.health.v1.Health/Check", Kind::Helper),
     ("grpc.health.v1.Health/Watch", Kind::Watch),
     (

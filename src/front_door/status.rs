@@ -44,6 +44,8 @@ pub enum Excess {
     Changes,
     /// Streams that watch, over all clients.
     Watches,
+    /// What one hotkey asks of reports.
+    Reports,
     /// Conversations with reflection, over all clients.
     Reflections,
     /// Keys that do not hold, from one address.
@@ -70,6 +72,8 @@ pub enum Refusal {
     UnknownTask(String),
     /// No such receipt of this client: what it asked for.
     UnknownReceipt(String),
+    /// Nothing is known of such a period: what was asked for.
+    UnknownPeriod(String),
     /// Health knows no such service.
     UnknownService,
     /// Reflection knows no such symbol or file.
@@ -110,6 +114,8 @@ pub enum Refusal {
     SlowConsumer,
     /// Too much of something that everyone may do a little of.
     RateLimited(Excess, Duration),
+    /// A cursor that cannot be acknowledged, and why.
+    BadCursor(&'static str),
     /// A declaration is older than one that is known.
     Stale,
     /// A newer stream of the same hotkey took over.
@@ -147,6 +153,7 @@ impl Excess {
             Self::Declarations => ("hotkey", "declarations"),
             Self::Changes => ("hotkey", "changes of availability"),
             Self::Watches => ("gateway", "streams that watch"),
+            Self::Reports => ("hotkey", "asks for reports"),
             Self::Reflections => ("gateway", "reflection streams"),
             Self::WrongKeys => ("address", "credentials that do not hold"),
         }
@@ -191,8 +198,10 @@ impl Refusal {
             Self::Invalid(_) | Self::Stale => Code::InvalidArgument,
             Self::UnknownTask(_)
             | Self::UnknownReceipt(_)
+            | Self::UnknownPeriod(_)
             | Self::UnknownService
             | Self::UnknownSymbol => Code::NotFound,
+            Self::BadCursor(_) => Code::OutOfRange,
             Self::Unauthenticated => Code::Unauthenticated,
             Self::Forbidden | Self::NotRegistered => Code::PermissionDenied,
             Self::NoCapacity(..)
@@ -224,6 +233,7 @@ impl Refusal {
             Self::MessageTooLarge => "MESSAGE_TOO_LARGE",
             Self::UnknownTask(_) => "TASK_NOT_FOUND",
             Self::UnknownReceipt(_) => "RECEIPT_NOT_FOUND",
+            Self::UnknownPeriod(_) => "PERIOD_NOT_FOUND",
             Self::UnknownService => "SERVICE_NOT_FOUND",
             Self::UnknownSymbol => "SYMBOL_NOT_FOUND",
             Self::UnknownMethod => "METHOD_NOT_FOUND",
@@ -244,6 +254,7 @@ impl Refusal {
             Self::Deadline(_) => "DEADLINE",
             Self::SlowConsumer => "SLOW_CONSUMER",
             Self::RateLimited(..) => "RATE_LIMITED",
+            Self::BadCursor(_) => "BAD_CURSOR",
             Self::Stale => "STALE",
             Self::SessionSuperseded => "SESSION_SUPERSEDED",
             Self::Unimplemented(_) => "UNIMPLEMENTED",
@@ -258,6 +269,7 @@ impl Refusal {
             Self::MessageTooLarge => "the message is too large",
             Self::UnknownTask(_) => "no such task; ListTasks names the tasks",
             Self::UnknownReceipt(_) => "no such receipt",
+            Self::UnknownPeriod(_) => "nothing is known of such a period",
             Self::UnknownService => "no such service; \"\" is the whole gateway",
             Self::UnknownSymbol => "no such symbol or file",
             Self::UnknownMethod => "no such method; reflection names the methods",
@@ -279,6 +291,7 @@ impl Refusal {
             Self::Deadline(_) => "the deadline passed",
             Self::SlowConsumer => "the client reads too slowly",
             Self::RateLimited(..) => "too many of these; wait",
+            Self::BadCursor(_) => "the cursor cannot be acknowledged; go on from the last sent",
             Self::Stale => "a newer declaration is known",
             Self::SessionSuperseded => "a newer stream took over",
             Self::Unimplemented(what) => return format!("{what} are not served yet"),
@@ -300,6 +313,8 @@ impl Refusal {
             | Self::MessageTooLarge
             | Self::UnknownTask(_)
             | Self::UnknownReceipt(_)
+            | Self::UnknownPeriod(_)
+            | Self::BadCursor(_)
             | Self::UnknownService
             | Self::UnknownSymbol
             | Self::UnknownMethod
@@ -337,6 +352,10 @@ impl Refusal {
             Self::UnknownReceipt(name) => {
                 details.set_resource_info("receipt", repeated(name), "", "");
             }
+            Self::UnknownPeriod(name) => {
+                details.set_resource_info("period", repeated(name), "", "");
+            }
+            Self::BadCursor(cause) => drop(tell("cause", cause)),
             Self::RateLimited(excess, _) => {
                 let (subject, description) = excess.violation();
                 details.add_quota_failure_violation(subject, description);
@@ -449,6 +468,7 @@ mod tests {
             Refusal::MessageTooLarge,
             Refusal::UnknownTask("../é".repeat(100)),
             Refusal::UnknownReceipt("tg-e10-1-2".into()),
+            Refusal::UnknownPeriod("3600".into()),
             Refusal::UnknownService,
             Refusal::UnknownSymbol,
             Refusal::UnknownMethod,
@@ -472,8 +492,10 @@ mod tests {
             Refusal::RateLimited(Excess::Declarations, after),
             Refusal::RateLimited(Excess::Changes, after),
             Refusal::RateLimited(Excess::Watches, after),
+            Refusal::RateLimited(Excess::Reports, after),
             Refusal::RateLimited(Excess::Reflections, after),
             Refusal::RateLimited(Excess::WrongKeys, after),
+            Refusal::BadCursor("future"),
             Refusal::Stale,
             Refusal::SessionSuperseded,
             Refusal::Unimplemented("tasks of this kind"),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
@@ -14,6 +15,7 @@ use tonic_health::server::HealthReporter;
 use tower::Layer as _;
 use tower::retry::budget::TpsBudget;
 
+use super::readers::Callers;
 use super::receipts::StoreReceipts;
 use super::supervisor::Supervisor;
 use super::{Addresses, Gateway, StartError, Stops};
@@ -26,6 +28,7 @@ use crate::config::Config;
 use crate::config::limits::Limits;
 use crate::config::routing::Policy as ConfiguredPolicy;
 use crate::front_door::capacity::Capacity;
+use crate::front_door::consumption::{Consumption, Reports};
 use crate::front_door::gate::Gate;
 use crate::front_door::inference::Inference;
 use crate::front_door::listener::{Shards, bind};
@@ -40,10 +43,12 @@ use crate::identity::nonce::NonceStore;
 use crate::miner_client::{Pool, PoolSettings};
 use crate::proto::PUBLIC_DESCRIPTORS;
 use crate::proto::v1::capacity_service_server::CapacityServiceServer;
+use crate::proto::v1::consumption_service_server::ConsumptionServiceServer;
 use crate::proto::v1::inference_service_server::InferenceServiceServer;
 use crate::registry::declaration::DeclarationStore;
 use crate::registry::share::Share;
 use crate::registry::{Registry, RegistrySettings};
+use crate::report::readers::Readers;
 use crate::routing::{Policy, Router, RouterSettings, Vitals};
 use crate::store::sqlite::{SqliteSettings, SqliteStore};
 use crate::telemetry::Instruments;
@@ -65,6 +70,8 @@ pub struct Parts {
     calls: Arc<Calls>,
     keys: Arc<KeyRing>,
     instruments: Arc<Instruments>,
+    readers: Arc<Readers>,
+    news: watch::Sender<u64>,
     stops: Stops,
 }
 
@@ -88,6 +95,7 @@ impl Parts {
         let store = Arc::new(store);
         let keypair = Arc::new(keypair(config)?);
         let hotkey = keypair.hotkey();
+        let readers = readers(config, hotkey)?;
         let incarnation = store.new_incarnation(&hotkey.to_string()).await?;
         let declarations = Arc::clone(&store) as Arc<dyn DeclarationStore>;
         let tasks = Arc::clone(&config.tasks);
@@ -124,6 +132,8 @@ impl Parts {
             calls,
             keys,
             instruments,
+            readers: Arc::new(readers),
+            news: watch::Sender::new(0),
             stops,
         })
     }
@@ -134,6 +144,18 @@ fn keypair(config: &Config) -> Result<Keypair, StartError> {
         Some(file) => Keypair::load(file)?,
         // Known to everyone, and said so at start: it signs nothing that counts.
         None => Keypair::from_secret("//taugate-development")?,
+    })
+}
+
+fn readers(config: &Config, own: Hotkey) -> Result<Readers, StartError> {
+    let listed = config.reports.readers.iter().map(|text| {
+        text.parse::<Hotkey>()
+            .map_err(|_| StartError::Reader(text.clone()))
+    });
+    Ok(Readers {
+        own,
+        open: config.reports.open,
+        listed: listed.collect::<Result<_, _>>()?,
     })
 }
 
@@ -279,6 +301,7 @@ fn finish(
         calls: parts.calls,
         keys: parts.keys,
         instruments: parts.instruments,
+        news: parts.news,
         health,
         doors,
         supervisor,
@@ -352,7 +375,7 @@ where
     })
 }
 
-/// Makes the peer service: signatures in front, capacity behind.
+/// Makes the peer service: signatures in front, capacity and reports behind.
 fn peer_routes(
     parts: &Parts,
 ) -> impl Fn() -> crate::front_door::signed::SignedService<Routes> + Clone + Send + 'static {
@@ -361,13 +384,27 @@ fn peer_routes(
         parts.keypair.hotkey(),
         Arc::clone(&parts.clock),
         nonces,
-        Arc::clone(&parts.registry) as _,
+        Arc::new(Callers {
+            registry: Arc::clone(&parts.registry),
+            readers: Arc::clone(&parts.readers),
+        }),
     ));
+    let consumption = Consumption::new(Reports {
+        store: Arc::clone(&parts.store) as _,
+        books: Arc::clone(&parts.books),
+        readers: Arc::clone(&parts.readers),
+        news: parts.news.clone(),
+        stop: parts.stops.accept.clone(),
+    });
     let capacity = Capacity::new(
         parts.keypair.hotkey(),
         Arc::clone(&parts.books),
         Arc::clone(&parts.registry),
         parts.stops.accept.clone(),
     );
-    move || signed.layer(Routes::new(CapacityServiceServer::new(capacity.clone())))
+    move || {
+        let routes = Routes::new(CapacityServiceServer::new(capacity.clone()));
+        let reports = ConsumptionServiceServer::new(consumption.clone());
+        signed.layer(routes.add_service(reports))
+    }
 }

@@ -13,6 +13,7 @@ use taugate_ledger::period::{Period, PeriodLength};
 use taugate_ledger::units::Units;
 
 use super::SealRow;
+use super::wire::origin;
 use crate::identity::hotkey::{AddressError, Hotkey, Keypair};
 use crate::identity::signature::SignatureError;
 use crate::proto::v1;
@@ -289,15 +290,6 @@ fn digest(totals: &[v1::SealTotal]) -> [u8; 32] {
         hash.update(row.attempts.to_be_bytes());
     }
     hash.finalize().into()
-}
-
-/// An origin as the protos have it.
-#[must_use]
-pub const fn origin(origin: Origin) -> v1::Origin {
-    match origin {
-        Origin::Organic => v1::Origin::Organic,
-        Origin::Synthetic => v1::Origin::Synthetic,
-    }
 }
 
 #[cfg(test)]

@@ -58,6 +58,7 @@ mod opening;
 mod place;
 mod reader;
 mod receipts;
+mod reports;
 mod rows;
 mod rules;
 mod schema;

@@ -12,6 +12,7 @@ mod health;
 mod keys;
 mod refusals;
 mod reload;
+mod reports;
 mod slow;
 mod strangers;
 mod support;

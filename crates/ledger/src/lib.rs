@@ -6,7 +6,8 @@
 //! source or runtime, so that every interleaving and every schedule of faults can be tried.
 //!
 //! From the ground up: [`units`], [`ids`], [`period`], [`receipt`], [`engine`], [`table`],
-//! [`reservation`], [`lease`], [`journal`], [`audit`], and the reference engine, [`model`].
+//! [`reservation`], [`lease`], [`journal`], [`audit`], what a consumer keeps, [`consumed`],
+//! and the reference engine, [`model`].
 //!
 //! The invariant of a cell in this process is `granted = posted + reserved + free`.
 #![deny(clippy::arithmetic_side_effects)]
@@ -17,6 +18,7 @@
 
 pub mod audit;
 mod cell;
+pub mod consumed;
 pub mod engine;
 pub mod ids;
 pub mod journal;

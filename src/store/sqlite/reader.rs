@@ -180,7 +180,7 @@ pub(super) fn receipt(
     }))
 }
 
-fn subjects(
+pub(super) fn subjects(
     conn: &Connection,
     receipt: &Receipt,
 ) -> Result<Vec<(CellId, crate::registry::declaration::Subject)>, RowFault> {

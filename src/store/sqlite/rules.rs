@@ -56,6 +56,12 @@ impl Rules {
         keep_from.min(self.keep_from())
     }
 
+    /// The first period that is still waited for.
+    pub(super) fn settled(&self) -> Period {
+        self.length
+            .period_at(self.now_ms().saturating_sub(self.grace_ms()))
+    }
+
     /// Whether a period ended so long ago that nothing is waited for any more.
     pub(super) fn is_past_grace(&self, period: Period) -> bool {
         !self.ended_within(period, self.grace_ms())

@@ -21,7 +21,7 @@ use crate::report::seal::{InDoubt, PeriodBooks, Total};
 use crate::report::{Closing, ClosingMark, SealRow, SealStore};
 
 /// The columns of a seal, in the order that [`seal_of`] reads.
-const SEAL_COLUMNS: &str = "id, period, revision, payload, signature, hotkey";
+pub(super) const SEAL_COLUMNS: &str = "id, period, revision, payload, signature, hotkey";
 
 impl SealStore for SqliteStore {
     fn closing(&self) -> BoxFuture<'_, Result<Vec<Closing>, StoreAway>> {
