@@ -38,6 +38,8 @@ pub mod client;
 
 pub mod config;
 
+pub mod operator;
+
 pub mod gateway;
 
 pub mod demo;

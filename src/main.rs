@@ -1,8 +1,6 @@
 //! The command line: arguments, telemetry, run.
 
-use std::fs::File;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -10,16 +8,15 @@ use clap::{Args, Parser, Subcommand};
 use taugate::audit::AuditArgs;
 use taugate::client::ask::AskArgs;
 use taugate::client::replay::ReplayArgs;
-use taugate::clock::{Clock as _, SystemClock};
+use taugate::clock::SystemClock;
 use taugate::config::Config;
 use taugate::config::reload::Reloader;
 use taugate::demo::DemoArgs;
 use taugate::gateway::Gateway;
-use taugate::identity::api_key::StoredKey;
-use taugate::identity::key_ring::{KeyGrant, NewKey};
-use taugate::report::{file as seal_file, seal};
+use taugate::operator::keys::KeyArgs;
+use taugate::operator::{Failure, Say, check};
 use taugate::sidecar::MinerArgs;
-use taugate::store::sqlite::{KeyTable, OpenError, SqliteSettings, SqliteStore, backup};
+use taugate::store::sqlite::backup;
 use taugate::telemetry::logs::{Format, start_logs, start_traces, told};
 use tokio::signal::ctrl_c;
 use tokio::signal::unix::{SignalKind, signal};
@@ -72,49 +69,6 @@ struct GatewayArgs {
 }
 
 #[derive(Debug, Args)]
-struct KeyArgs {
-    /// The configuration file, which names the store.
-    #[arg(long, short, env = "TAUGATE_CONFIG", global = true)]
-    config: Option<PathBuf>,
-    #[command(subcommand)]
-    command: KeyCommand,
-}
-
-#[derive(Debug, Subcommand)]
-enum KeyCommand {
-    /// Make a key and print it, this once.
-    Create {
-        /// What you call it.
-        name: String,
-        /// A task that it may ask for; may be given again. Without: all.
-        #[arg(long = "task")]
-        tasks: Vec<String>,
-        /// Let it send checks that are pinned to a miner.
-        #[arg(long)]
-        check: bool,
-        /// Refuse it after so many days.
-        #[arg(long)]
-        days: Option<u64>,
-    },
-    /// List the keys and when they were last used; never the keys themselves.
-    List,
-    /// Check a seal by itself, without a gateway: who signed what, or what is wrong with it.
-    VerifySeal {
-        /// A `taugate.v1.Seal`: its bytes, or JSON with payload, signature and hotkey.
-        file: PathBuf,
-        /// The validator that must have signed it, ss58.
-        #[arg(long)]
-        validator: Option<String>,
-    },
-    /// Revoke a key by its public id: a gateway that runs refuses it within seconds. Answers
-    /// that are streaming by then go on to their end.
-    Revoke {
-        /// The eight characters after the second underscore of the key.
-        public_id: String,
-    },
-}
-
-#[derive(Debug, Args)]
 struct StoreArgs {
     /// The configuration file, which names the store.
     #[arg(long, short, env = "TAUGATE_CONFIG", global = true)]
@@ -132,7 +86,11 @@ enum StoreCommand {
     },
 }
 
-type Failure = Box<dyn std::error::Error>;
+const SAY: Say = Say {
+    print,
+    aside,
+    complain,
+};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -146,7 +104,7 @@ fn main() -> ExitCode {
             print(&taugate::config::template());
             Ok(ExitCode::SUCCESS)
         }
-        Command::Key(args) => key(args),
+        Command::Key(args) => args.run(load, SAY),
         Command::Audit(args) => Ok(args.run(print, complain)),
         Command::Store(args) => store(args),
     };
@@ -189,8 +147,7 @@ fn gateway(args: &GatewayArgs) -> Result<ExitCode, Failure> {
         Err(code) => return Ok(code),
     };
     if args.check {
-        print(&taugate::config::effective(&config));
-        return Ok(ExitCode::SUCCESS);
+        return Ok(check_config(&config));
     }
     let format = match config.telemetry.log {
         taugate::config::telemetry::LogFormat::Pretty => Format::Pretty,
@@ -206,6 +163,20 @@ fn gateway(args: &GatewayArgs) -> Result<ExitCode, Failure> {
     let ended = runtime.block_on(run_gateway(config, args));
     traces.shutdown();
     ended
+}
+
+/// The effective configuration, or what would not let a gateway start here.
+fn check_config(config: &Config) -> ExitCode {
+    let faults = check::faults(config);
+    faults.iter().for_each(|fault| complain(fault));
+    if !faults.is_empty() {
+        return ExitCode::from(EXIT_CONFIG);
+    }
+    check::remarks(config)
+        .iter()
+        .for_each(|remark| aside(remark));
+    print(&taugate::config::effective(config));
+    ExitCode::SUCCESS
 }
 
 async fn run_gateway(config: Config, args: &GatewayArgs) -> Result<ExitCode, Failure> {
@@ -366,135 +337,4 @@ fn store(args: StoreArgs) -> Result<ExitCode, Failure> {
     bar.finish_and_clear();
     print(&format!("copied to {}", file.display()));
     Ok(ExitCode::SUCCESS)
-}
-
-// --- keys ---
-
-/// The keys of the configured store, which is made or brought up to date where it has to be.
-fn key_table(config: &Config) -> Result<KeyTable, OpenError> {
-    let path = &config.store.path;
-    if let Some(keys) = KeyTable::open(path)? {
-        return Ok(keys);
-    }
-    let settings = SqliteSettings {
-        grace: config.period.grace,
-        ..SqliteSettings::default()
-    };
-    let clock = Arc::new(SystemClock);
-    drop(SqliteStore::open(
-        path,
-        settings,
-        clock,
-        config.period.length,
-    )?);
-    KeyTable::open(path)?.ok_or(OpenError::Missing)
-}
-
-fn key(args: KeyArgs) -> Result<ExitCode, Failure> {
-    if let KeyCommand::VerifySeal { file, validator } = &args.command {
-        return verify_seal(file, validator.as_deref());
-    }
-    let config = match load(args.config.as_ref()) {
-        Ok(config) => config,
-        Err(code) => return Ok(code),
-    };
-    let mut keys = key_table(&config)?;
-    let now_ms = SystemClock.unix_ms();
-    match args.command {
-        KeyCommand::Create {
-            name,
-            tasks,
-            check,
-            days,
-        } => {
-            let tasks: Vec<_> = tasks.into_iter().map(Arc::from).collect();
-            let grant = KeyGrant {
-                name,
-                tasks: Some(tasks).filter(|tasks| !tasks.is_empty()),
-                check,
-                expires_ms: days.map(|days| now_ms.saturating_add(days.saturating_mul(86_400_000))),
-            };
-            let key = NewKey::make("live", grant, now_ms)?;
-            keys.put(&key.stored)?;
-            print(key.text());
-            let id = &key.stored.public_id;
-            aside(&format!(
-                "shown this once; `taugate key revoke {id}` revokes it"
-            ));
-        }
-        // Needs no store: answered above.
-        KeyCommand::VerifySeal { .. } => {}
-        KeyCommand::List => print(&key_list(&keys.all()?, now_ms)),
-        KeyCommand::Revoke { public_id } => {
-            if !keys.revoke(&public_id, now_ms)? {
-                complain("no key has that public id; `taugate key list` lists them");
-                return Ok(ExitCode::FAILURE);
-            }
-            aside(&format!("{public_id} is revoked"));
-        }
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Says whether a seal holds: code 1 when it does not.
-fn verify_seal(file: &Path, validator: Option<&str>) -> Result<ExitCode, Failure> {
-    let mut read = File::open(file)?.take(seal_file::BYTES_MAX);
-    let mut bytes = Vec::new();
-    read.read_to_end(&mut bytes)?;
-    let record = seal_file::record(&bytes)?;
-    let said = seal::verify(&record).map_err(|fault| format!("the seal does not hold: {fault}"))?;
-    if validator.is_some_and(|validator| validator != said.validator) {
-        complain(&format!(
-            "the seal is of another validator: {}",
-            said.validator
-        ));
-        return Ok(ExitCode::FAILURE);
-    }
-    print(&seal::told(&said));
-    Ok(ExitCode::SUCCESS)
-}
-
-/// The keys as a table, oldest first.
-fn key_list(keys: &[StoredKey], now_ms: u64) -> String {
-    let mut table = comfy_table::Table::new();
-    table.load_preset(comfy_table::presets::NOTHING);
-    table.set_header([
-        "ID",
-        "STATE",
-        "NAME",
-        "TASKS",
-        "MAY",
-        "CREATED",
-        "EXPIRES",
-        "LAST USED",
-    ]);
-    for key in keys {
-        let state = if key.revoked_ms.is_some() {
-            "revoked"
-        } else if key.expires_ms.is_some_and(|at_ms| now_ms >= at_ms) {
-            "expired"
-        } else {
-            "active"
-        };
-        let tasks = key.tasks.as_ref().map(|tasks| tasks.join(", "));
-        let scopes: Vec<_> = key.scopes.iter().map(|scope| scope.as_str()).collect();
-        let day = |at_ms: Option<u64>| at_ms.map_or_else(|| "never".to_owned(), instant);
-        table.add_row([
-            key.public_id.to_string(),
-            state.to_owned(),
-            key.name.to_string(),
-            tasks.unwrap_or_else(|| "all".to_owned()),
-            scopes.join(", "),
-            instant(key.created_ms),
-            day(key.expires_ms),
-            day(key.last_used_ms),
-        ]);
-    }
-    table.to_string()
-}
-
-/// A moment as RFC 3339 writes it, to the second.
-fn instant(unix_ms: u64) -> String {
-    let seconds = i64::try_from(unix_ms / 1000).unwrap_or(i64::MAX);
-    prost_types::Timestamp { seconds, nanos: 0 }.to_string()
 }

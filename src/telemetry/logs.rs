@@ -51,6 +51,15 @@ pub fn told(error: &dyn std::error::Error) -> String {
         .unwrap_or_default()
 }
 
+/// Looks at a filter as [`start_logs`] will.
+///
+/// # Errors
+/// When it is malformed.
+pub fn check_filter(filter: &str) -> Result<(), TelemetryError> {
+    EnvFilter::builder().parse(filter)?;
+    Ok(())
+}
+
 /// Starts logging. `filter` is as in `RUST_LOG`, such as `info,taugate=debug`.
 ///
 /// # Errors

@@ -5,7 +5,7 @@ use std::path::{Component, Path};
 use crate::source::{code_lines, functions, names, plain, without_tests, words};
 
 /// The rooms from the ground up. A room uses only rooms before it.
-const ROOMS: [&str; 24] = [
+const ROOMS: [&str; 25] = [
     "audit",
     "clock",
     "telemetry",
@@ -27,6 +27,7 @@ const ROOMS: [&str; 24] = [
     "admin",
     "client",
     "config",
+    "operator",
     "gateway",
     "demo",
     "main",

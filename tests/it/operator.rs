@@ -1,0 +1,56 @@
+//! What an operator is told before a gateway runs.
+
+use crate::support::process::Place;
+
+#[tokio::test]
+async fn a_look_at_a_configuration_finds_what_would_not_start() {
+    let place = Place::new(
+        "[keys]\nrequired = false\n[registry]\nopen_registration = true\n[tasks.tiny]\n",
+    );
+    let looked = place.run(&["gateway", "--check"]).await;
+    assert!(looked.status.success(), "{looked:?}");
+    assert!(!place.store().exists(), "a look makes nothing");
+
+    let text = std::fs::read_to_string(place.config()).expect("a configuration");
+    let broken = text
+        .replace("[telemetry]\n", "[telemetry]\nfilter = \"inf==\"\n")
+        .replace("[gateway]\n", "[gateway]\nhotkey_file = \"nofile\"\n")
+        .replace(
+            "[listen]\n",
+            "[listen]\ncert_file = \"no.pem\"\nkey_file = \"no.key\"\n",
+        )
+        .replace("taugate.db", "nowhere/taugate.db");
+    std::fs::write(place.config(), broken).expect("it is written");
+    let looked = place.run(&["gateway", "--check"]).await;
+    assert_eq!(looked.status.code(), Some(64), "{looked:?}");
+    let told = String::from_utf8(looked.stderr).expect("text");
+    for field in [
+        "telemetry.filter",
+        "gateway.hotkey_file",
+        "listen.cert_file",
+        "store.path",
+    ] {
+        assert!(
+            told.contains(&format!("taugate: {field}")),
+            "{field}: {told}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn keys_that_would_be_useless_are_not_made_and_none_is_no_table() {
+    let place = Place::new("[registry]\nopen_registration = true\n[tasks.tiny]\n");
+    let listed = place.run(&["key", "list"]).await;
+    assert!(listed.status.success(), "{listed:?}");
+    let told = String::from_utf8(listed.stderr).expect("text");
+    assert!(told.contains("no key yet in the store"), "{told}");
+    assert!(!place.store().exists(), "a list makes no store");
+    for useless in [vec!["name", "--days", "0"], vec![""]] {
+        let made = place.run(&[vec!["key", "create"], useless].concat()).await;
+        assert_eq!(made.status.code(), Some(2), "{made:?}");
+    }
+    let made = place.run(&["key", "create", "name", "--task", "tny"]).await;
+    assert!(made.status.success(), "{made:?}");
+    let told = String::from_utf8(made.stderr).expect("text");
+    assert!(told.contains("names no task tny"), "{told}");
+}
