@@ -5,6 +5,7 @@
 pub mod audit;
 
 pub mod clock;
+pub mod failpoint;
 pub mod telemetry;
 
 pub mod proto;

@@ -7,6 +7,7 @@ use taugate_ledger::engine::{AppendAsk, AppendError};
 use tokio_util::sync::CancellationToken;
 
 use super::Books;
+use crate::failpoint;
 
 impl Books {
     /// Hands receipts over until `stop`, then once more until none is left or the engine is
@@ -50,6 +51,7 @@ impl Books {
 
     async fn append(&self, ask: AppendAsk) -> bool {
         let period = ask.period;
+        failpoint::hit("append");
         self.appends.fetch_add(1, Ordering::Relaxed);
         match self.engine.append(ask).await {
             Ok(reply) => {

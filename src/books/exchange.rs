@@ -7,6 +7,7 @@ use taugate_ledger::period::Period;
 use tokio_util::sync::CancellationToken;
 
 use super::Books;
+use crate::failpoint;
 
 /// How often a clean stop tries to give everything back.
 const GIVE_BACK_ROUNDS: usize = 8;
@@ -76,6 +77,7 @@ impl Books {
     /// When the engine is away, or receipts are not durable; nothing is lost then but what
     /// was free.
     pub async fn close(&self) -> Result<(), ExchangeError> {
+        failpoint::hit("return");
         // An ask that was on its way brings units after the first round.
         for _ in 0..GIVE_BACK_ROUNDS {
             let answered = self.answered.notified();
@@ -100,12 +102,14 @@ impl Books {
             }
             self.engine.close_period(self.incarnation, period).await?;
         }
+        failpoint::hit("close");
         self.engine.close(self.incarnation).await
     }
 
     pub(super) async fn exchange(&self, mut ask: ExchangeAsk) {
         let answer = loop {
             self.lender.refresh(&mut ask);
+            failpoint::hit("exchange");
             self.exchanges.fetch_add(1, Ordering::Relaxed);
             match self.engine.exchange(ask.clone()).await {
                 // The other task's receipts were faster; only a posting more leads here again.
@@ -113,6 +117,7 @@ impl Books {
                 answer => break answer,
             }
         };
+        failpoint::hit("exchanged");
         match &answer {
             Ok(_) => self.reachable.store(true, Ordering::Relaxed),
             Err(ExchangeError::Unavailable) => self.reachable.store(false, Ordering::Relaxed),

@@ -18,6 +18,7 @@ use super::record::Attempt;
 use super::settle::{Ending, Guard};
 use super::{Admitted, CallError, Calls, Stage};
 use crate::books::HoldError;
+use crate::failpoint;
 use crate::miner_client::{DispatchError, MinerEvent, MinerFault, MinerStream, Pool};
 use crate::proto::v1;
 use crate::registry::snapshot::Offer;
@@ -78,8 +79,10 @@ impl Run {
                     return self.fail(Outcome::Cancelled, Finish::Internal, CallError::Internal);
                 }
             };
+            failpoint::hit("reserve");
             let offer = chosen.offer.clone();
             self.begin(chosen);
+            failpoint::hit("dispatch");
             match self.first(&offer).await {
                 Ok((stream, first)) => return self.relay(stream, first).await,
                 Err(Missed::Again(outcome)) => {

@@ -11,6 +11,7 @@ use super::outlet::Event;
 use super::relay::{Bounds, Relay, RelayEnd};
 use super::settle::Ending;
 use super::{CallError, Stage};
+use crate::failpoint;
 use crate::miner_client::MinerStream;
 use crate::proto::v1;
 
@@ -80,6 +81,7 @@ impl Run {
             None => return self.guard.outlet.finish(Err(CallError::Internal)),
         };
         let recorded = matches!(recorded, Ok(Ok(_)));
+        failpoint::hit("final");
         if !recorded {
             self.guard.calls.instruments.unrecorded_finals.inc();
         }

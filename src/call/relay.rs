@@ -11,6 +11,7 @@ use super::payload::{code_points, is_empty, text_only, truncate};
 use super::settle::{Ending, Guard};
 use super::{CallError, Stage};
 use crate::digest::{ChoiceDigests, whole};
+use crate::failpoint;
 use crate::miner_client::{MinerEvent, MinerFault, MinerStream};
 use crate::proto::v1;
 
@@ -179,6 +180,7 @@ impl Relay {
             truncate(&mut delta, room);
         }
         self.hand_over(guard, delta)?;
+        failpoint::hit("chunk");
         if short {
             Err(RelayEnd::Length)
         } else {

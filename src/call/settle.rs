@@ -15,6 +15,7 @@ use super::outlet::Outlet;
 use super::record::Record;
 use super::{Admitted, CallError, CallSettings, Calls};
 use crate::books::Slot;
+use crate::failpoint;
 use crate::routing::InFlight;
 
 /// What must be given back when a call ends, and the record of it.
@@ -166,6 +167,7 @@ impl Guard {
                 tracing::error!(id = %self.record.id, "delivered units were not accepted");
             }
             let posted = held.post(delivered).posted;
+            failpoint::hit("post");
             if let Some(attempt) = self.record.attempts.last_mut() {
                 attempt.units = posted;
             }

@@ -8,6 +8,7 @@ use crate::source::{code_lines, functions, names, plain, without_tests, words};
 const ROOMS: [&str; 25] = [
     "audit",
     "clock",
+    "failpoint",
     "telemetry",
     "proto",
     "task",

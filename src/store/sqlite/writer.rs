@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use super::place::Lock;
 use super::rows::{RowFault, Stop};
 use super::upkeep::Upkeep;
+use crate::failpoint;
 use crate::store::{Health, StoreFault};
 
 /// Receipts in one commit, at most: beyond it latency grows faster than the rate.
@@ -204,10 +205,12 @@ impl Writer {
                 fault: Some(self.failed(&fault)),
             },
         };
+        failpoint::hit("commit");
         let fault = group
             .fault
             .or_else(|| match self.conn.execute_batch("COMMIT") {
                 Ok(()) => {
+                    failpoint::hit("committed");
                     self.counts.commits.fetch_add(1, Ordering::Relaxed);
                     let receipts = u64::try_from(group.receipts).unwrap_or(u64::MAX);
                     self.counts.receipts.fetch_add(receipts, Ordering::Relaxed);
