@@ -3,6 +3,8 @@
 //!
 //! `TAUGATE_SCHEDULES` says how many are tried; the rest is as in the ledger's own suite.
 
+#[path = "../../crates/ledger/tests/schedules/consumer.rs"]
+mod consumer;
 #[path = "../../crates/ledger/tests/schedules/gateway.rs"]
 mod gateway;
 #[path = "../../crates/ledger/tests/schedules/plan.rs"]

@@ -6,6 +6,7 @@
 //! one is made as short as it still fails and says how to try it alone. With
 //! `TAUGATE_COUNT_ALL` it goes on after that and counts.
 
+mod consumer;
 mod gateway;
 mod plan;
 mod report;

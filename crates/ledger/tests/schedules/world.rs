@@ -13,6 +13,7 @@ use taugate_ledger::receipt::Finish;
 use taugate_ledger::reservation::{Reservation, ReserveError};
 use taugate_ledger::units::Units;
 
+use crate::consumer::Consumer;
 use crate::gateway::{Call, Gateway, receipt};
 use crate::plan::{Dice, Plan, What};
 
@@ -122,6 +123,8 @@ pub(crate) struct World<'a, S> {
     faults: bool,
     /// The engine as it stood before its last commits.
     tail: VecDeque<Snapshot>,
+    /// Hears of what is booked; not where commits are lost, which a snapshot would mend.
+    consumer: Consumer,
     pub(crate) tally: Tally,
 }
 
@@ -145,6 +148,7 @@ impl<'a, S: Store> World<'a, S> {
             away_until: 0,
             faults: true,
             tail: VecDeque::new(),
+            consumer: Consumer::new(plan.seed ^ 2),
             tally: Tally::default(),
         };
         world.open(first, &mut Dice::new(plan.seed ^ 1));
@@ -158,12 +162,16 @@ impl<'a, S: Store> World<'a, S> {
             self.take_step(step.what, step.dice.clone())?;
         }
         self.quiet()?;
+        if !self.lossy {
+            self.consumer.check(self.store.model(), &self.periods)?;
+        }
         self.check_receipts()
     }
 
     fn start(&mut self, name: usize) {
         self.commit();
         let inc = self.store.new_incarnation(["a", "b", "c"][name]);
+        self.consumer.incarnations.push(inc);
         let gateway = Gateway::start(name, inc, self.current, self.length);
         self.gateways.push(gateway);
     }
@@ -227,6 +235,9 @@ impl<'a, S: Store> World<'a, S> {
             What::Lose => self.lose(dice),
         }
         self.stop_step(at)?;
+        if !self.lossy {
+            self.consumer.step();
+        }
         self.check()
     }
 
@@ -403,6 +414,9 @@ impl<'a, S: Store> World<'a, S> {
             Message::Append(at, ask) => {
                 self.commit();
                 let answer = self.store.append(&ask);
+                if !self.lossy {
+                    self.consumer.told_of(self.store.model(), &ask);
+                }
                 self.net.push(Message::Appended(at, ask.period, answer));
                 Ok(())
             }
