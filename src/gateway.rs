@@ -88,7 +88,7 @@ pub enum StartError {
     /// The store.
     #[error("the store cannot be opened: {0}")]
     Open(OpenError),
-    /// The store is an older copy of itself.
+    /// The store is an older copy of itself, or a backup.
     #[error("the store cannot be opened: {0}, as `taugate gateway --freeze-period` does")]
     Older(OpenError),
     /// The store, once it was open.
@@ -132,7 +132,7 @@ pub enum StartError {
 
 impl From<OpenError> for StartError {
     fn from(error: OpenError) -> Self {
-        if matches!(error, OpenError::Older { .. }) {
+        if matches!(error, OpenError::Older { .. } | OpenError::Copy) {
             Self::Older(error)
         } else {
             Self::Open(error)

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use taugate::registry::declaration::DeclarationStore as _;
-use taugate::store::sqlite::{BackupError, backup};
-use taugate_ledger::engine::AppendError;
+use taugate::store::sqlite::{BackupError, OpenError, SqliteSettings, backup};
+use taugate_ledger::engine::{AppendError, ExchangeError};
 use taugate_ledger::period::Period;
 
-use crate::place::{LENGTH_S, PERIOD, Place, append, exchange, good, id, row, units, with_cell};
+use crate::place::{
+    LENGTH_S, PERIOD, Place, append, exchange, good, id, row, settings, units, with_cell,
+};
 
 #[tokio::test]
 async fn old_periods_are_dropped_and_open_ones_kept() {
@@ -65,6 +67,20 @@ async fn a_copy_of_a_store_in_use_is_whole() {
     let again = backup(&place.path(), &copy.path(), |_| {});
     assert!(matches!(again, Err(BackupError::Exists)));
 
+    // What was granted since is not in it.
+    let refused = copy.try_open(settings());
+    assert!(matches!(refused, Err(OpenError::Copy)), "{refused:?}");
+    let frozen = SqliteSettings {
+        freeze: true,
+        ..settings()
+    };
+    let restored = copy.try_open(frozen).expect("it opens frozen");
+    let started = restored.new_incarnation("two").await.unwrap();
+    assert!(started.0 > inc.0 + 1_000, "a number may be given twice");
+    let raised = exchange(&restored, started, 1, (cell, 1, 0)).await;
+    assert_eq!(raised, Err(ExchangeError::LostCommits));
+    drop(restored);
+    // Once is enough.
     let restored = copy.open();
     let books = row(&restored, cell).await;
     assert!(books.receipts[0] >= units(5_000), "{books:?}");

@@ -1,4 +1,5 @@
-//! A copy of a store, taken while it is in use.
+//! A copy of a store, taken while it is in use. The copy is marked as one: what the store
+//! grants after that moment is not in it, so that it is opened frozen, the first time.
 
 use std::fs::{self, File};
 use std::io;
@@ -10,6 +11,7 @@ use rusqlite::backup::{Backup, StepResult};
 use super::OpenError;
 use super::place::{beside, sync_directory_of};
 use super::reader::open_to_read;
+use super::schema;
 
 /// Pages between two reports of progress: 4 MiB.
 const PAGES_A_STEP: i32 = 1024;
@@ -109,6 +111,10 @@ fn copy(
                 StepResult::Busy | StepResult::Locked | _ => return Err(BackupError::Held),
             }
         }
+    }
+    // An older schema has no place for the mark.
+    if schema::is_of_today(&target)? {
+        target.execute("UPDATE store SET copied = 1", [])?;
     }
     // One file, whole by itself: a journal beside it could be left behind when it is moved.
     target.pragma_update_and_check(None, "journal_mode", "DELETE", |_| Ok(()))?;

@@ -59,6 +59,12 @@ pub enum OpenError {
         /// The largest that it ever gave.
         noted: u64,
     },
+    /// The store is a backup, put in place.
+    #[error(
+        "the store is a backup: what was granted since it was made is not in it. Open it frozen \
+         to go on from the next period"
+    )]
+    Copy,
     /// What is read is wrong.
     #[error("the store is damaged: {reason}. Restore it from a backup")]
     Damaged {
@@ -205,6 +211,10 @@ fn take_length(conn: &Connection, rules: &Rules) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// A backup may stand where there is no note, on another machine. Its gateway started far less
+/// often than this since the backup was made, so that no number is given twice.
+const STARTS_SINCE_COPY: u64 = 10_000;
+
 /// Compares the store with the note beside it. A store that knows fewer incarnations than
 /// it gave is an older copy: it is opened frozen or not at all.
 fn same_store(
@@ -235,7 +245,14 @@ fn same_store(
             noted: note.incarnation,
         });
     }
+    let copied: bool = conn.query_row("SELECT copied FROM store", [], |row| row.get(0))?;
+    if copied && !settings.freeze {
+        return Err(OpenError::Copy);
+    }
     if settings.freeze {
+        let given = note.incarnation.max(found);
+        let since = if copied { STARTS_SINCE_COPY } else { 0 };
+        note.incarnation = given.saturating_add(since);
         freeze(conn, note.incarnation, rules)?;
     }
     note.incarnation = note.incarnation.max(found);
@@ -251,6 +268,7 @@ fn freeze(conn: &mut Connection, incarnation: u64, rules: &Rules) -> rusqlite::R
         "INSERT INTO frozen (period) VALUES (?1) ON CONFLICT DO NOTHING",
         [rows::period_int(now)],
     )?;
+    tx.execute("UPDATE store SET copied = 0", [])?;
     tx.execute(
         "INSERT INTO sqlite_sequence (name, seq) SELECT 'incarnation', 0
          WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'incarnation')",

@@ -11,7 +11,7 @@ use super::OpenError;
 const APPLICATION_ID: i64 = 0x7461_7567;
 
 /// Each step makes the next version of the schema; a step is never changed once released.
-const MIGRATIONS: &[&str] = &[V1, V2, V3, V4];
+const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5];
 
 const V1: &str = "
 -- What this file is.
@@ -201,8 +201,12 @@ CREATE TABLE ack (
 /// them does not add up any more. Set in the transaction that drops the first of them.
 const V4: &str = "ALTER TABLE store ADD COLUMN kept_from INTEGER NOT NULL DEFAULT 0;";
 
+/// Whether the file is a backup that was not opened frozen yet: what the store granted since is
+/// not in it.
+const V5: &str = "ALTER TABLE store ADD COLUMN copied INTEGER NOT NULL DEFAULT 0;";
+
 /// The version that this program writes.
-pub(super) const VERSION: i64 = 4;
+pub(super) const VERSION: i64 = 5;
 
 /// Sets what every connection needs.
 pub(super) fn tune(conn: &Connection) -> rusqlite::Result<()> {

@@ -10,7 +10,7 @@ use taugate::clock::{Clock as _, ManualClock, SystemClock};
 use taugate::gateway::Gateway;
 use taugate::proto::v1;
 use taugate::store::BookRow;
-use taugate::store::sqlite::{SqliteSettings, SqliteStore, backup};
+use taugate::store::sqlite::{SqliteSettings, SqliteStore, StoreReader, backup};
 use taugate_ledger::ids::RequestId;
 use taugate_ledger::period::{Period, PeriodLength};
 use taugate_ledger::units::Units;
@@ -237,7 +237,7 @@ async fn nothing_of_a_frozen_period_is_granted_and_the_next_one_works() {
     assert_eq!(gateway.posted().await, before);
     let rows = gateway.gateway.book_rows(period).await.expect("it answers");
     let granted: u64 = rows.iter().map(|row| row.granted.get()).sum();
-    assert_eq!(granted, rows_granted_before(&copy, length, period).await);
+    assert_eq!(granted, granted_before(&copy, period));
 
     clock.set(length.end_ms(period));
     gateway
@@ -255,16 +255,14 @@ async fn nothing_of_a_frozen_period_is_granted_and_the_next_one_works() {
     gateway.stop().await;
 }
 
-async fn rows_granted_before(copy: &Path, length: PeriodLength, period: Period) -> u64 {
-    let clock = Arc::new(SystemClock);
-    let store = SqliteStore::open(copy, SqliteSettings::default(), clock, length);
-    let rows = store.expect("it opens").books(period).await;
-    let rows = rows.expect("it answers");
+fn granted_before(copy: &Path, period: Period) -> u64 {
+    let store = StoreReader::open(copy).expect("it opens");
+    let rows = store.books(period).expect("it answers");
     rows.iter().map(|row| row.granted.get()).sum()
 }
 
-/// The operator's side of it: a copy that is older than the last start is refused, and the
-/// refusal names the argument that opens it.
+/// The operator's side of it: a backup is refused, also one of the last start, and the refusal
+/// names the argument that opens it.
 #[tokio::test]
 async fn a_restored_backup_is_refused_until_its_period_is_frozen() {
     let length = calm_length();
@@ -282,8 +280,7 @@ async fn a_restored_backup_is_refused_until_its_period_is_frozen() {
         .run(&["store", "backup", copy.to_str().expect("text")])
         .await;
     assert!(copied.status.success(), "{copied:?}");
-    gateway.stop().await;
-    let gateway = place.start().await;
+    // Of this the copy knows nothing, though it is of the same start.
     assert!(ask(&gateway).await.completed.is_some());
     gateway.stop().await;
 
