@@ -288,7 +288,12 @@ async fn converse<S: Inner>(
     tokio::pin!(leaving);
     if let Either::Right(((), mut connection)) = select(connection, leaving).await {
         connection.as_mut().graceful_shutdown();
-        serving.cut.run_until_cancelled(connection).await;
+        // A client that takes nothing keeps bodies from being looked at, so that their own
+        // ends are not enough.
+        let gone = tokio::time::timeout(settings.last_call, connection);
+        if let Some(Err(_)) = serving.cut.run_until_cancelled(gone).await {
+            tracing::debug!("a connection that was asked to go is cut");
+        }
     }
 }
 

@@ -25,6 +25,9 @@ pub struct DoorSettings {
     pub header_bytes_max: u32,
     /// A connection is asked to go after this long, and a stream that watches ends.
     pub age: Duration,
+    /// Who was asked to go and is not gone after this long is cut. The longest call, and what
+    /// its client may need to take the end of it.
+    pub last_call: Duration,
     /// A ping is sent after this much silence.
     pub keepalive: Duration,
     /// A ping unanswered for this long ends the connection.

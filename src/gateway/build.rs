@@ -323,6 +323,8 @@ fn shards(config: &Config) -> usize {
 }
 
 pub(super) fn door_settings(config: &Config, listener: &'static str) -> DoorSettings {
+    let totals = config.tasks.iter().map(|task| task.limits.total);
+    let longest = totals.max().unwrap_or_default();
     DoorSettings {
         listener,
         connections_max: config.limits.connections_max,
@@ -334,6 +336,7 @@ pub(super) fn door_settings(config: &Config, listener: &'static str) -> DoorSett
         helper: HELPER,
         header_bytes_max: config.limits.header_bytes_max,
         age: config.limits.connection_age,
+        last_call: longest.saturating_add(config.limits.slow_consumer * 2),
         keepalive: config.limits.keepalive,
         keepalive_timeout: config.limits.keepalive_timeout,
     }

@@ -196,6 +196,7 @@ impl Door {
             helper: minute,
             header_bytes_max: 16 * 1024,
             age: minute,
+            last_call: minute,
             keepalive: minute,
             keepalive_timeout: minute,
         };

@@ -42,6 +42,36 @@ async fn with_tls() -> (TestGateway, tempfile::TempDir, TlsConnector) {
     (gateway, dir, TlsConnector::from(Arc::new(trust)))
 }
 
+/// A body is not looked at while its client takes nothing, so that no end of a method's own
+/// is seen then.
+#[tokio::test]
+async fn a_connection_that_was_asked_to_go_and_takes_nothing_is_cut() {
+    let gateway = TestGateway::with(|config| {
+        let mut task = taugate::task::Task::open_chat(crate::support::TASK.into());
+        task.limits.total = Duration::from_secs(1);
+        config.tasks = Arc::new([task].into_iter().collect());
+        config.limits.slow_consumer = Duration::from_secs(1);
+        config.limits.connection_age = Duration::from_secs(1);
+    })
+    .await;
+    let public = gateway.gateway.addresses().public;
+    let stream = TcpStream::connect(public).await.expect("open");
+    let (sender, driver) = http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(0)
+        .handshake(TokioIo::new(stream))
+        .await
+        .expect("HTTP/2");
+    let driver = tokio::task::spawn(driver);
+    let origin = format!("http://{public}").parse().expect("an address");
+    let mut client = InferenceServiceClient::with_origin(Connection(sender), origin);
+    // Its headers come; its one message never can.
+    let asked = client.list_tasks(v1::ListTasksRequest {});
+    let cut = async { tokio::join!(asked, driver) };
+    let cut = tokio::time::timeout(Duration::from_secs(60), cut).await;
+    let (answer, _) = cut.expect("it is cut");
+    assert!(answer.is_err(), "{answer:?}");
+}
+
 /// Reads until the gateway closes; it must do so in time.
 async fn closed(name: &str, stream: &mut (impl AsyncRead + Unpin)) {
     let mut rest = Vec::new();
