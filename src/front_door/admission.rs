@@ -30,7 +30,7 @@ const BYTES_PER_TOKEN_MAX: u64 = 16;
 pub(super) struct Order {
     /// The payload for miners, defaults filled in.
     pub(super) payload: to_miner::Payload,
-    /// Size of the prompt, bytes.
+    /// Size of the prompt, bytes, its pictures with it: a miner gets time for all of them.
     pub(super) prompt_bytes: usize,
     /// Units of the prompt.
     pub(super) prompt_units: Units,
@@ -158,7 +158,7 @@ fn chat_order(task: &Task, mut chat: v1::ChatPayload) -> Result<Order, Vec<Field
     let per_choice = Units::new(tokens);
     let limit = per_choice.saturating_mul(u64::from(choices));
     faults.done(Order {
-        prompt_bytes: prompt.bytes,
+        prompt_bytes: prompt.bytes.saturating_add(prompt.image_bytes),
         prompt_units: prompt_units(prompt.chars, task.prompt_factor),
         output_units: limit.scaled(task.reserve_factor).max(Units::new(1)),
         output_units_max: limit.scaled(task.growth_factor).max(Units::new(1)),
@@ -185,6 +185,7 @@ fn prompt_units(chars: CharCount, factor: f64) -> Units {
 struct Prompt {
     chars: CharCount,
     bytes: usize,
+    /// Beside those of its texts.
     image_bytes: usize,
 }
 
@@ -419,6 +420,35 @@ mod tests {
         check_tools(&mut faults, &chat, &mut prompt);
         assert_eq!(faults.done(()), Ok(()));
         assert_eq!((prompt.chars.chars(), prompt.bytes), (14, 16));
+    }
+
+    #[test]
+    fn a_miner_gets_time_for_pictures_and_no_context_is_too_small_for_them() {
+        let mut task = Task::open_chat("tiny".into());
+        task.context_tokens = 64;
+        let image = v1::ImagePart {
+            source: Some(v1::image_part::Source::Data(vec![0; 64 * 1024].into())),
+            mime: "image/png".into(),
+            ..v1::ImagePart::default()
+        };
+        let parts = [
+            v1::content_part::Part::Text("look".into()),
+            v1::content_part::Part::Image(image),
+        ];
+        let message = v1::ChatMessage {
+            role: v1::Role::User.into(),
+            parts: parts
+                .map(|part| v1::ContentPart { part: Some(part) })
+                .into(),
+            ..v1::ChatMessage::default()
+        };
+        let chat = v1::ChatPayload {
+            messages: vec![message],
+            ..v1::ChatPayload::default()
+        };
+        let order = order(&task, Some(Payload::Chat(chat))).unwrap();
+        assert_eq!(order.prompt_bytes, 64 * 1024 + 4);
+        assert_eq!(order.prompt_units, Units::new(1));
     }
 
     #[test]
