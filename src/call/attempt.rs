@@ -9,13 +9,14 @@ use taugate_ledger::ids::{CellId, Origin};
 use taugate_ledger::receipt::{Finish, Outcome};
 use taugate_ledger::reservation::{Cause, Reservation};
 use taugate_ledger::units::Units;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, Interval, timeout, timeout_at};
 use tower::retry::budget::Budget as _;
 
 use super::outlet::{Event, Outlet};
-use super::payload::{is_empty, text_only};
+use super::payload::{says_nothing_yet, text_only};
 use super::record::Attempt;
 use super::settle::{Ending, Guard};
+use super::waiting::Place;
 use super::{Admitted, CallError, Calls, Stage};
 use crate::books::HoldError;
 use crate::failpoint;
@@ -38,6 +39,8 @@ pub(super) struct Run {
     pub(super) guard: Guard,
     /// Miners that were tried.
     excluded: Vec<CellId>,
+    /// How long it may still wait in line, over all its attempts.
+    wait_left: Duration,
 }
 
 /// How an attempt that brought nothing ended.
@@ -56,11 +59,13 @@ pub(super) async fn run(
     outlet: Outlet,
 ) {
     let guard = Guard::new(calls, &mut admitted, outlet);
+    let wait_left = guard.settings.wait;
     let mut run = Run {
         pool,
         admitted,
         guard,
         excluded: Vec::new(),
+        wait_left,
     };
     run.work().await;
 }
@@ -129,8 +134,8 @@ impl Run {
     /// A miner with what the call needs held; waits in line for one that is busy.
     async fn choose(&mut self) -> Result<Chosen, Missed> {
         let calls = Arc::clone(&self.guard.calls);
-        let waited = self.guard.settings.wait.min(self.rest());
-        let until = Instant::now() + waited;
+        let begun = Instant::now();
+        let until = begun + self.wait_left.min(self.rest());
         let task = Arc::clone(&self.admitted.task.id);
         // A call for one miner neither stands behind the others nor holds them up.
         let pinned = self.admitted.pinned.is_some();
@@ -144,6 +149,14 @@ impl Run {
         let Some(place) = calls.waiting.join(&task) else {
             return Err(self.unchosen(CallError::AllBusy));
         };
+        let ended = self.queue(place, until).await;
+        self.wait_left = self.wait_left.saturating_sub(begun.elapsed());
+        ended.map_err(|error| self.unchosen(error))
+    }
+
+    /// Stands in line until a miner is free. Meanwhile the client hears that its call lives;
+    /// one that left gives its place back at once.
+    async fn queue(&self, place: Place, until: Instant) -> Result<Chosen, CallError> {
         let queued = async {
             let _head = place.head().await;
             loop {
@@ -155,11 +168,17 @@ impl Run {
                 drop(timeout(Duration::from_millis(50), place.freed()).await);
             }
         };
-        let ended = tokio::select! {
-            ended = timeout_at(until, queued) => ended.unwrap_or(Err(CallError::AllBusy)),
-            () = calls.cut.cancelled() => Err(CallError::Draining),
-        };
-        ended.map_err(|error| self.unchosen(error))
+        let queued = timeout_at(until, queued);
+        tokio::pin!(queued);
+        let mut progress = self.progress();
+        loop {
+            tokio::select! {
+                ended = &mut queued => return ended.unwrap_or(Err(CallError::AllBusy)),
+                () = self.guard.outlet.gone() => return Err(CallError::Draining),
+                () = self.guard.calls.cut.cancelled() => return Err(CallError::Draining),
+                _ = progress.tick() => self.say_progress(v1::Phase::Waiting),
+            }
+        }
     }
 
     fn unchosen(&self, error: CallError) -> Missed {
@@ -302,10 +321,7 @@ impl Run {
         let choices = self.admitted.choices;
         let reaching = reach(&self.pool, offer, self.to_miner(), choices, self.rest());
         tokio::pin!(reaching);
-        let mut progress = tokio::time::interval_at(
-            Instant::now() + self.guard.settings.progress_every,
-            self.guard.settings.progress_every,
-        );
+        let mut progress = self.progress();
         loop {
             tokio::select! {
                 biased;
@@ -327,7 +343,7 @@ impl Run {
                     last = true;
                     (until, blame) = self.first_until(begun, last);
                 }
-                _ = progress.tick() => self.say_progress(),
+                _ = progress.tick() => self.say_progress(v1::Phase::Prefill),
             }
         }
     }
@@ -375,10 +391,16 @@ impl Run {
         Missed::Again(blame)
     }
 
-    fn say_progress(&self) {
+    /// Ticks when a client has heard nothing for too long, from now on.
+    fn progress(&self) -> Interval {
+        let every = self.guard.settings.progress_every;
+        tokio::time::interval_at(Instant::now() + every, every)
+    }
+
+    fn say_progress(&self, phase: v1::Phase) {
         let waited = self.guard.record.admitted_at.elapsed();
         let progress = v1::Progress {
-            phase: v1::Phase::Prefill.into(),
+            phase: phase.into(),
             waited: prost_types::Duration::try_from(waited).ok(),
         };
         // A client that left is noticed by the loop around this.
@@ -412,7 +434,7 @@ async fn reach(
         match stream.next().await? {
             // Refused here, another miner can still answer.
             MinerEvent::Delta(delta) => match text_only(delta, choices) {
-                Some(delta) if is_empty(&delta) => {}
+                Some(delta) if says_nothing_yet(&delta) => {}
                 Some(delta) => return Ok((stream, delta)),
                 None => break,
             },

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use taugate_ledger::journal::Recorded;
 use taugate_ledger::receipt::{Finish, Outcome};
 use taugate_ledger::units::Units;
-use tokio::time::{Instant, timeout};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
 
 use super::attempt::Run;
 use super::outlet::Event;
@@ -77,10 +79,9 @@ impl Run {
         }
         let durable = self.guard.settle(Outcome::Good, Ending::whole());
         let recorded = match durable {
-            Some(durable) => timeout(self.guard.settings.record_wait, durable).await,
+            Some(durable) => self.recorded(durable).await,
             None => return self.guard.outlet.finish(Err(CallError::Internal)),
         };
-        let recorded = matches!(recorded, Ok(Ok(_)));
         failpoint::hit("final");
         if !recorded {
             self.guard.calls.instruments.unrecorded_finals.inc();
@@ -107,6 +108,16 @@ impl Run {
                 .into(),
         };
         self.guard.outlet.conclude(Event::Completed(completed));
+    }
+
+    /// Waits until a receipt is durable: no longer than a final message may wait for that,
+    /// nor than the client or a drain does.
+    async fn recorded(&self, durable: oneshot::Receiver<Recorded>) -> bool {
+        let latest = Instant::now() + self.guard.settings.record_wait;
+        let until = latest.min(self.admitted.deadline);
+        let wait = timeout_at(until, durable);
+        let waited = self.guard.calls.cut.run_until_cancelled(wait).await;
+        matches!(waited, Some(Ok(Ok(_))))
     }
 
     /// A broken answer: what the client has of it is booked.

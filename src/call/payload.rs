@@ -29,6 +29,21 @@ pub fn is_empty(delta: &v1::Delta) -> bool {
         && delta.logprobs.is_empty()
 }
 
+/// Whether a model wrote anything in a delta. The name of a tool that it calls without
+/// arguments is something, although units count arguments alone.
+#[must_use]
+pub fn says_something(delta: &v1::Delta) -> bool {
+    let called = |call: &v1::ToolCallFragment| !call.name.is_empty();
+    code_points(delta) > 0 || delta.tool_calls.iter().any(called)
+}
+
+/// Whether a delta begins no answer: without a word and without the call of a tool, whose
+/// name may follow its number. Log probabilities before the first word speak of no text.
+#[must_use]
+pub fn says_nothing_yet(delta: &v1::Delta) -> bool {
+    code_points(delta) == 0 && delta.tool_calls.is_empty()
+}
+
 /// A text delta with the fields that are known and nothing else; `None` where a chat's
 /// answer holds what is no text, or belongs to none of its choices.
 #[must_use]

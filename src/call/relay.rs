@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::outlet::{Blocked, Event};
-use super::payload::{code_points, is_empty, text_only, truncate};
+use super::payload::{code_points, is_empty, says_something, text_only, truncate};
 use super::settle::{Ending, Guard};
 use super::{CallError, Stage};
 use crate::digest::{ChoiceDigests, whole};
@@ -25,6 +25,8 @@ pub(super) struct Relay {
     passed: u64,
     /// Bytes handed to the outlet.
     bytes: usize,
+    /// Whether anything that was handed over says something.
+    said: bool,
     /// The most units of the answer, prompt included.
     units_max: Units,
     deadline: Instant,
@@ -77,6 +79,7 @@ impl Relay {
             choices: bounds.choices,
             passed: 0,
             bytes: 0,
+            said: false,
             units_max: bounds.units_max,
             deadline: bounds.deadline,
             begun: now,
@@ -172,7 +175,7 @@ impl Relay {
             return self.look(guard);
         }
         if self.outgrown(guard, &delta) {
-            return Err(RelayEnd::Length);
+            return Err(self.length());
         }
         let room = self.room(guard, code_points(&delta)).await;
         let short = room < code_points(&delta);
@@ -182,13 +185,24 @@ impl Relay {
         self.hand_over(guard, delta)?;
         failpoint::hit("chunk");
         if short {
-            Err(RelayEnd::Length)
+            Err(self.length())
         } else {
             self.pace(guard)
         }
     }
 
+    /// A bound of ours is reached. An answer that has said nothing until then is empty, and
+    /// that is a failure.
+    fn length(&self) -> RelayEnd {
+        if self.said {
+            RelayEnd::Length
+        } else {
+            broken(MinerFault::Protocol)
+        }
+    }
+
     fn hand_over(&mut self, guard: &Guard, delta: v1::Delta) -> Result<(), RelayEnd> {
+        self.said |= says_something(&delta);
         let units = self.passed.div_ceil(4);
         self.passed = self.passed.saturating_add(code_points(&delta));
         if self.passed.div_ceil(4) > units {
@@ -261,7 +275,8 @@ impl Relay {
         }
     }
 
-    /// Whether what came is what the miner says it sent.
+    /// Whether what came is what the miner says it sent, and is an answer at all: one that
+    /// holds nothing but log probabilities, or calls of tools without names, is empty.
     fn check(self, guard: &mut Guard, completed: v1::MinerCompleted) -> RelayEnd {
         let every = (0..self.choices).all(|choice| {
             completed
@@ -273,7 +288,7 @@ impl Relay {
         });
         let digests = self.digests.finish();
         let proven = digests == completed.digests;
-        if every && proven && completed.choices.len() == self.choices as usize {
+        if self.said && every && proven && completed.choices.len() == self.choices as usize {
             guard.record.digest = whole(&digests);
             RelayEnd::Whole(completed)
         } else {

@@ -98,6 +98,7 @@ impl Guard {
             // Nothing was posted before the first chunk, so that it cannot be refused.
             held.void(cause).ok();
         }
+        self.calls.waiting.freed(&self.record.task.id);
     }
 
     /// The running attempt's hold.
@@ -157,27 +158,31 @@ impl Guard {
         outcome: Outcome,
         ending: Ending,
     ) -> Option<oneshot::Receiver<Recorded>> {
-        let slot = self.slot.take()?;
+        // The slot and the hold stay here until all is ready: should anything on the way
+        // panic, the guard's drop settles once more.
+        self.slot.as_ref()?;
+        let mut units = Units::ZERO;
         let mut cells = Vec::new();
-        if let Some(mut held) = self.held.take() {
-            let delivered = self.units_of(self.outlet.delivered(), held.reserved());
+        if let Some(held) = &self.held {
+            units = self.units_at_end(outcome, held);
             cells.extend_from_slice(held.cells());
-            // Never above what is held: `units_of` cuts there.
-            if held.deliver(delivered).is_err() {
-                tracing::error!(id = %self.record.id, "delivered units were not accepted");
-            }
-            let posted = held.post(delivered).posted;
-            failpoint::hit("post");
             if let Some(attempt) = self.record.attempts.last_mut() {
-                attempt.units = posted;
+                attempt.units = units;
             }
         }
         self.close_attempt(outcome);
         self.record.judge_refusals();
         let receipt = self.record.receipt(ending.finish, ending.quality, &cells);
         let (waiter, durable) = oneshot::channel();
-        // Booked before it is told: what listens to logs and traces may fail.
+        let slot = self.slot.take()?;
+        // Nothing that can panic may stand between these two: units that are posted have a receipt.
+        if let Some(held) = self.held.take() {
+            held.post(units);
+            failpoint::hit("post");
+        }
         slot.send(receipt, Some(waiter));
+        // Booked before it is told: what listens to logs and traces may fail.
+        self.calls.waiting.freed(&self.record.task.id);
         observe(
             &self.record,
             &self.calls.instruments,
@@ -212,6 +217,17 @@ impl Guard {
         self.record.prompt_units.saturating_add(output).min(bound)
     }
 
+    /// What the running attempt has to post in all: what `post` will say, known before it.
+    fn units_at_end(&self, outcome: Outcome, held: &Reservation) -> Units {
+        let mut units = self.units_of(self.outlet.delivered(), held.reserved());
+        // A whole answer without a counted code point calls a tool without arguments: it was
+        // delivered, so that its prompt is charged.
+        if outcome == Outcome::Good {
+            units = units.max(self.record.prompt_units.min(held.reserved()));
+        }
+        units.max(held.posted())
+    }
+
     fn close_attempt(&mut self, outcome: Outcome) {
         let now_ms = self.calls.now_ms();
         let Some(in_flight) = self.in_flight.take() else {
@@ -228,7 +244,6 @@ impl Guard {
             attempt.sample(self.record.prompt_units),
             now_ms,
         );
-        self.calls.waiting.freed(&self.record.task.id);
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use taugate::digest::ChoiceDigests;
 use taugate::proto::v1;
 use taugate::proto::v1::inference_service_client::InferenceServiceClient;
 use taugate::proto::v1::miner_generate_response::Event;
@@ -196,6 +197,81 @@ async fn case_8_garbage_in_mid_answer_ends_it_and_none_of_it_reaches_the_client(
         assert_eq!(heard.text, "fine", "{name}");
         assert_eq!(gateway.posted().await, 1 + 1, "{name}");
     }
+}
+
+/// A delta without a word.
+fn wordless() -> v1::Delta {
+    v1::Delta {
+        logprobs: vec![v1::TokenLogprob::default()],
+        ..v1::Delta::default()
+    }
+}
+
+/// A piece of a call of a tool, without arguments.
+fn tool(name: &str) -> v1::Delta {
+    v1::Delta {
+        tool_calls: vec![v1::ToolCallFragment {
+            id: "call-1".to_owned(),
+            name: name.to_owned(),
+            ..v1::ToolCallFragment::default()
+        }],
+        ..v1::Delta::default()
+    }
+}
+
+/// A whole answer of one delta, whose texts are empty.
+fn whole_of(delta: v1::Delta) -> Vec<Raw> {
+    let mut digests = ChoiceDigests::new(1);
+    digests.add(&delta);
+    let mut completed = Raw::completed(&[]);
+    completed.digests = digests.finish();
+    let end = Raw::event(Event::Completed(completed));
+    vec![Raw::event(Event::Delta(delta)), end, Raw::End]
+}
+
+#[tokio::test]
+async fn case_8_log_probabilities_alone_are_no_answer_and_another_miner_answers() {
+    let bad = RawMiner::start(whole_of(wordless())).await;
+    let good = FakeMiner::start(vec![Act::Say("good".into()), Act::Complete(1)]).await;
+    let gateway = TestGateway::start().await;
+    gateway.declare_at("//Bad", bad.address, 100_000, 8).await;
+    gateway.declare("//Good", &good, 100, 8).await;
+    let heard = gateway.ask(chat("hello")).await;
+    assert_eq!(bad.calls(), 1);
+    assert_eq!(heard.text, "good", "{:?}", heard.status);
+    assert_eq!(gateway.posted().await, 1 + 1);
+}
+
+#[tokio::test]
+async fn case_8_a_call_of_a_tool_is_an_answer_by_its_name_alone() {
+    let nameless = with_raw(whole_of(tool(""))).await;
+    let heard = nameless.ask(chat("hello")).await;
+    assert!(heard.completed.is_none());
+    assert_eq!(heard.reason(), "MINER_PROTOCOL");
+    assert_eq!(nameless.posted().await, 0);
+    let named = with_raw(whole_of(tool("look"))).await;
+    let heard = named.ask(chat("hello")).await;
+    let completed = heard.completed.expect("a whole answer");
+    // Its prompt, and no argument.
+    assert_eq!(completed.usage.expect("its usage").units, 1);
+    assert_eq!(named.posted().await, 1);
+}
+
+#[tokio::test]
+async fn case_5_a_first_piece_above_the_bound_is_a_failure_and_books_nothing() {
+    let miner = FakeMiner::start(vec![Act::Say("x".repeat(4096)), Act::Complete(1)]).await;
+    let gateway = TestGateway::with(|config| {
+        let mut task = Task::open_chat(TASK.into());
+        task.weight = 1.0;
+        task.limits.answer_bytes_max = 1024;
+        config.tasks = Arc::new([task].into_iter().collect());
+    })
+    .await;
+    gateway.declare("//One", &miner, 100_000, 8).await;
+    let heard = gateway.ask(chat("hello")).await;
+    assert!(heard.completed.is_none());
+    assert_eq!(heard.reason(), "MINER_PROTOCOL");
+    assert_eq!(gateway.posted().await, 0);
 }
 
 /// Answers of two chunks whose parts do not make one.

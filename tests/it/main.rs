@@ -10,6 +10,7 @@ mod door;
 mod garbage;
 mod health;
 mod keys;
+mod line;
 mod operator;
 mod refusals;
 mod reload;
