@@ -48,7 +48,12 @@ async fn settle(calls: &Calls) {
 fn look(calls: &Calls) {
     let snapshot = calls.registry.snapshot();
     let table = calls.books.table();
-    calls.books.expect(table.period(), &calls.registry.wanted());
+    // Of the period that was opened ahead, too: who declares by then is not spent in it.
+    let wanted = calls.registry.wanted();
+    let open = calls.books.tables().periods().into_iter();
+    for period in open.filter(|period| *period >= table.period()) {
+        calls.books.expect(period, &wanted);
+    }
     calls
         .router
         .rebuild(&snapshot, table.as_ref(), &calls.vitals, calls.now_ms());

@@ -86,6 +86,35 @@ async fn n10_a_late_answer_is_charged_to_the_period_of_its_admission() {
     gateway.stop().await;
 }
 
+/// N15: a miner that declares when the next period is open already has capacity in it, too.
+#[tokio::test]
+async fn n15_who_declares_just_before_a_turn_is_not_spent_after_it() {
+    let length = PeriodLength::from_secs(600).expect("not zero");
+    let running = length.period_at(SystemClock.unix_ms());
+    let clock = Arc::new(ManualClock::at(length.end_ms(running) - 5_000));
+    let dir = tempfile::tempdir().expect("a scratch directory");
+    let mut config = TestGateway::config(&dir.path().join("taugate.db"));
+    config.period.length = length;
+    let gateway = Gateway::start(Arc::new(config), Arc::clone(&clock) as _).await;
+    let gateway = TestGateway::over(gateway.expect("it starts"), dir);
+    let turned = length.next(running);
+    let books = Arc::clone(gateway.gateway.books());
+    gateway
+        .until("the next period is open", || {
+            books.tables().periods().contains(&turned)
+        })
+        .await;
+    let miner = FakeMiner::start(vec![Act::Say("hello".into()), Act::Complete(2)]).await;
+    gateway.declare("//One", &miner, 1_000_000, 8).await;
+    clock.set(length.end_ms(running));
+    gateway
+        .until("the period turns", || books.table().period() == turned)
+        .await;
+    let heard = gateway.ask(chat("hello")).await;
+    assert_eq!(charged(&heard).0, turned);
+    gateway.stop().await;
+}
+
 /// How often the period turns; more may be asked for.
 fn turns() -> u64 {
     #[expect(clippy::disallowed_methods, reason = "a test's own setting")]
