@@ -427,7 +427,7 @@ mod tests {
         let mut task = Task::open_chat("tiny".into());
         task.context_tokens = 64;
         let image = v1::ImagePart {
-            source: Some(v1::image_part::Source::Data(vec![0; 64 * 1024].into())),
+            source: Some(v1::image_part::Source::Data(vec![0; 64 * 1024])),
             mime: "image/png".into(),
             ..v1::ImagePart::default()
         };

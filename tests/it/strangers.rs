@@ -425,7 +425,12 @@ async fn case_21_headers_that_are_not_for_clients_change_nothing_and_go_nowhere(
     let parent = format!("00-{forged}-b7ad6b7169203331-01");
     for (ratio, kept) in [(0.0, false), (1.0, true)] {
         let miner = FakeMiner::start(answer()).await;
-        let gateway = TestGateway::with(|config| config.telemetry.trace_ratio = ratio).await;
+        let gateway = TestGateway::with(|config| {
+            config.telemetry.trace_ratio = ratio;
+            // A slow call is always traced, and on a busy machine any call may be one.
+            config.telemetry.trace_slow = Duration::from_secs(600);
+        })
+        .await;
         gateway.declare("//One", &miner, 100_000, 8).await;
         let mut request = tonic::Request::new(chat("hello"));
         let baggage = "x".repeat(8 * 1024);
