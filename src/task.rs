@@ -11,6 +11,18 @@ use crate::proto::v1;
 /// A task's id, such as `llama-3-8b`. Cheap to clone.
 pub type TaskId = Arc<str>;
 
+/// An id stands in every request and in labels.
+pub const ID_BYTES_MAX: usize = 128;
+
+/// Whether a text can be a task's id: letters, digits and `. _ - / : @ +`.
+#[must_use]
+pub fn is_id(text: &str) -> bool {
+    let fits = |letter: char| {
+        letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_' | '-' | '/' | ':' | '@' | '+')
+    };
+    (1..=ID_BYTES_MAX).contains(&text.len()) && text.chars().all(fits)
+}
+
 /// What a task does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use taugate_ledger::units::Units;
 use toml::{Table, Value};
 
-use crate::task::{Task, TaskId, TaskKind, TaskLimits, Tasks, UnitRule};
+use crate::task::{ID_BYTES_MAX, Task, TaskId, TaskKind, TaskLimits, Tasks, UnitRule, is_id};
 
 use super::fault::{Fault, Wrong};
 use super::field::{Fields, Section};
@@ -15,9 +15,6 @@ use super::slot::{Decimal, MaybeWhole, Millis, Seconds, Text, Whole, Word};
 
 /// More tasks than any network ever had, by a factor of ten.
 const TASKS_MAX: usize = 512;
-
-/// An id stands in every request and in labels.
-const ID_BYTES_MAX: usize = 128;
 
 /// A task that stands alone has all the weight.
 const WEIGHT: f64 = 1.0;
@@ -217,7 +214,7 @@ pub(super) fn read(value: &Value, faults: &mut Vec<Fault>) -> Tasks {
 
 fn read_one(id: &str, value: &Value, faults: &mut Vec<Fault>) -> Option<Task> {
     let path = reader::under("tasks", id);
-    if id.is_empty() || id.len() > ID_BYTES_MAX || !id.chars().all(is_of_id) {
+    if !is_id(id) {
         let found = Value::String(id.to_owned());
         let right = format!(
             "an id of 1 to {ID_BYTES_MAX} letters, digits and . _ - / : @ +, such as llama-3-8b"
@@ -229,10 +226,6 @@ fn read_one(id: &str, value: &Value, faults: &mut Vec<Fault>) -> Option<Task> {
     let mut task = task_of(id.into(), kind_in(table));
     reader::read(&path, table, &mut TaskSection(&mut task), faults);
     Some(task)
-}
-
-const fn is_of_id(letter: char) -> bool {
-    letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_' | '-' | '/' | ':' | '@' | '+')
 }
 
 /// The kind that a table names, whose defaults hold for the rest; a bad one is noted when the

@@ -17,7 +17,7 @@ use super::declaration::Subject;
 use super::settings::RegistrySettings;
 use super::snapshot::{Market, Miner, Offer, Snapshot};
 use crate::identity::hotkey::Hotkey;
-use crate::task::{Task, TaskId, TaskKind, Tasks};
+use crate::task::{Task, TaskId, TaskKind, Tasks, is_id};
 
 /// Tasks that declarations may open in the life of a process. Each keeps a cell a miner for
 /// ever, and its name is whatever a miner wrote.
@@ -220,7 +220,9 @@ impl Roll {
         let mut opened = BTreeSet::new();
         for entry in self.miners.values().filter(|entry| entry.counts(now_ms)) {
             for task in &entry.checked.tasks {
-                let new = task.kind == TaskKind::Chat && self.configured.get(&task.id).is_none();
+                let new = task.kind == TaskKind::Chat
+                    && is_id(&task.id)
+                    && self.configured.get(&task.id).is_none();
                 let room = self.opened.len() < OPENED_MAX || self.opened.contains(&task.id);
                 if new && room {
                     self.opened.insert(Arc::clone(&task.id));

@@ -286,7 +286,7 @@ async fn listed(server: &OpenAiServer) -> Result<Vec<String>, ModelError> {
     loop {
         match server.models().await {
             Err(error @ (ModelError::Away | ModelError::Busy)) => {
-                tracing::warn!(%error, "waiting for the model server");
+                tracing::warn!(server = server.base(), %error, "waiting for the model server");
                 tokio::time::sleep(LIST_AGAIN).await;
             }
             listed => return listed,

@@ -128,6 +128,12 @@ impl OpenAiServer {
         Ok(list.data.into_iter().map(|model| model.id).collect())
     }
 
+    /// Where it is, as it was given.
+    #[must_use]
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
     /// One of its models, by the server's name of it.
     #[must_use]
     pub fn model(&self, model: &str) -> OpenAiModel {

@@ -665,6 +665,20 @@ async fn an_opened_task_has_its_part_of_the_weights() {
 }
 
 #[tokio::test]
+async fn a_name_that_no_configuration_could_have_opens_no_task() {
+    let bench = Bench::over(Arc::default(), Vec::new(), |settings| {
+        settings.open_tasks = true;
+    });
+    let bench = bench.await;
+    let named = [("ti ny", 1_000), ("org/model-1.5", 1_000)];
+    let declaration = declaration("//One", 1, &named);
+    bench.declare_this("//One", &declaration).await.unwrap();
+    let tasks = Arc::clone(&bench.registry.snapshot().tasks);
+    let ids: Vec<_> = tasks.iter().map(|task| &*task.id).collect();
+    assert_eq!(ids, ["org/model-1.5"]);
+}
+
+#[tokio::test]
 async fn tasks_reload_in_mid_period() {
     let bench = Bench::new(|_| {}).await;
     bench.declare("//One", 1, 50_000).await.unwrap();
