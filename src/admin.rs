@@ -72,7 +72,9 @@ impl Admin {
 
     fn is_ready(&self) -> bool {
         // From the start of the drain on, while calls are still taken.
-        self.instruments.draining.get() == 0 && !self.calls.books.broken().is_cancelled()
+        self.instruments.draining.get() == 0
+            && self.instruments.store_full.get() == 0
+            && !self.calls.books.broken().is_cancelled()
     }
 
     /// Cells are read when they are asked for, not kept a second time.

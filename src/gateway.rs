@@ -4,6 +4,7 @@
 mod build;
 mod drain;
 mod follow;
+mod health;
 mod heartbeat;
 mod keys;
 mod periods;
@@ -30,7 +31,7 @@ use crate::identity::hotkey::{Hotkey, KeyFileError, Keypair, SecretError};
 use crate::identity::key_ring::KeyRing;
 use crate::registry::Registry;
 use crate::store::sqlite::{OpenError, SqliteStore};
-use crate::store::{BookRow, StoreFault};
+use crate::store::{BookRow, Health, StoreFault};
 use crate::telemetry::Instruments;
 
 use self::seals::Seals;
@@ -72,6 +73,8 @@ pub struct Addresses {
 /// What ends what, in this order.
 #[derive(Clone, Debug, Default)]
 struct Stops {
+    /// The end has begun; all goes on for a while.
+    drain: CancellationToken,
     /// No more connections are accepted; those that live are asked to go.
     accept: CancellationToken,
     /// Calls that still run are cut.
@@ -279,8 +282,13 @@ impl Gateway {
         self.supervisor.spawn("keys", stop, keys);
         let seals = self.seals().run(stop.clone());
         self.supervisor.spawn("seals", stop, seals);
-        let store = heartbeat::until_damaged(self.store.health(), stop.clone());
-        self.supervisor.spawn("store", stop, store);
+        let teller = health::Teller {
+            health: self.health.clone(),
+            instruments: Arc::clone(&self.instruments),
+        };
+        let drain = &self.stops.drain;
+        let store = teller.run(self.store.health(), drain.clone());
+        self.supervisor.spawn("store", drain, store);
         let (registry, news) = (Arc::clone(&self.registry), self.news.clone());
         let wake = readers::wake(Arc::clone(books), registry, news, stop.clone());
         self.supervisor.spawn("news", stop, wake);
@@ -300,6 +308,10 @@ impl Gateway {
     }
 
     async fn ready(&self) {
+        if *self.store.health().borrow() == Health::Full {
+            // It is told once there is space.
+            return;
+        }
         for service in build::SERVICES {
             self.health
                 .set_service_status(service, tonic_health::ServingStatus::Serving)

@@ -209,6 +209,10 @@ async fn run_gateway(config: Config, args: &GatewayArgs) -> Result<ExitCode, Fai
             return Ok(ExitCode::FAILURE);
         }
         () = died.cancelled() => return Ok(ExitCode::FAILURE),
+        Some(_) = reloading.join_next() => {
+            tracing::error!("nobody looks at the configuration any more: ending");
+            return Ok(ExitCode::FAILURE);
+        }
     }
     let again = async { tokio::select!(_ = terminate.recv() => {}, _ = ctrl_c() => {}) };
     tokio::select! {

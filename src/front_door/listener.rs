@@ -40,6 +40,14 @@ pub struct Shards {
     addresses: Arc<Seats<IpAddr>>,
     settings: Arc<ArcSwap<DoorSettings>>,
     instruments: Arc<Instruments>,
+    /// Cancelled when a thread is gone that should live.
+    dead: CancellationToken,
+}
+
+/// A shard's thread. Dropped before connections are asked to go, it ended too early.
+struct Alive {
+    leave: CancellationToken,
+    dead: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -94,6 +102,7 @@ impl Shards {
         let (name, per_address) = (settings.listener, settings.connections_per_address_max);
         let settings = Arc::new(ArcSwap::from_pointee(settings));
         let places = Arc::new(Places::default());
+        let dead = CancellationToken::new();
         let (mut shards, mut threads) = (Vec::new(), Vec::new());
         for number in 0..count.max(1) {
             let (sender, receiver) = mpsc::channel(HANDED_MAX);
@@ -110,7 +119,12 @@ impl Shards {
                 places: Arc::clone(&places),
             });
             let settings = Arc::clone(&settings);
+            let alive = Alive {
+                leave: leave.clone(),
+                dead: dead.clone(),
+            };
             let run = move || {
+                let _alive = alive;
                 runtime.block_on(async move {
                     let serving = Serving {
                         service: make(),
@@ -136,7 +150,15 @@ impl Shards {
             addresses: Arc::new(Seats::new(per_address)),
             settings,
             instruments: Arc::clone(instruments),
+            dead,
         })
+    }
+
+    /// Cancelled when a shard's thread is gone before connections were asked to go: new ones
+    /// would still be handed to it, as it has the least to do.
+    #[must_use]
+    pub const fn dead(&self) -> &CancellationToken {
+        &self.dead
     }
 
     /// Changes how connections behave, those that come from now on; those that are open stay
@@ -217,6 +239,16 @@ impl Shards {
                 _seat: seat,
             })
             .map_err(|_| std::io::Error::other("the shard takes no more"))
+    }
+}
+
+// === impl Alive ===
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        if !self.leave.is_cancelled() {
+            self.dead.cancel();
+        }
     }
 }
 
@@ -308,4 +340,42 @@ fn spread(age: Duration) -> Duration {
 /// When the address is taken or not ours.
 pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     TcpListener::bind(address).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> DoorSettings {
+        DoorSettings {
+            listener: "test",
+            connections_max: 1,
+            connections_per_address_max: 1,
+            streams_max: 100,
+            handshake: Duration::from_secs(1),
+            body: Duration::from_secs(1),
+            helper: Duration::from_secs(1),
+            header_bytes_max: 1024,
+            age: Duration::from_secs(60),
+            last_call: Duration::from_secs(1),
+            keepalive: Duration::from_secs(60),
+            keepalive_timeout: Duration::from_secs(60),
+        }
+    }
+
+    #[tokio::test]
+    async fn n31_a_shard_whose_thread_is_gone_is_told() {
+        let (leave, cut) = (CancellationToken::new(), CancellationToken::new());
+        let instruments = Arc::new(Instruments::new());
+        let make = || -> tonic::service::Routes { panic!("a bug") };
+        let dead = Shards::start(1, settings(), &instruments, (&leave, &cut), make).unwrap();
+        dead.dead().cancelled().await;
+
+        let make = || tonic::service::Routes::default();
+        let shards = Shards::start(1, settings(), &instruments, (&leave, &cut), make).unwrap();
+        let dead = shards.dead().clone();
+        leave.cancel();
+        shards.join();
+        assert!(!dead.is_cancelled(), "it was asked to go");
+    }
 }

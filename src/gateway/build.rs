@@ -261,9 +261,14 @@ pub(super) async fn open_doors(config: Arc<Config>, parts: Parts) -> Result<Gate
     let peers = Shards::start(1, settings, &parts.instruments, tokens, peer_routes(&parts));
     let peers = Arc::new(peers.map_err(StartError::Shard)?);
     for (door, listener) in [(&shards, public), (&peers, peer)] {
-        let (door, tls, stop) = (Arc::clone(door), tls.clone(), parts.stops.accept.clone());
-        let accept = async move { door.accept(listener, tls, stop).await };
+        let (accepting, tls, stop) = (Arc::clone(door), tls.clone(), parts.stops.accept.clone());
+        let accept = async move { accepting.accept(listener, tls, stop).await };
         supervisor.spawn("accept", &parts.stops.accept, accept);
+        let (dead, stop) = (door.dead().clone(), parts.stops.accept.clone());
+        let threads = async move {
+            stop.run_until_cancelled(dead.cancelled()).await;
+        };
+        supervisor.spawn("shards", &parts.stops.accept, threads);
     }
     let stop = &parts.stops.control;
     if let Some(tls) = tls {

@@ -16,6 +16,7 @@ const FLUSH: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(mut gateway: Gateway) -> Result<(), ExchangeError> {
     let drain = gateway.config.drain;
+    gateway.stops.drain.cancel();
     gateway.instruments.draining.set(1);
     for service in build::SERVICES {
         let not = tonic_health::ServingStatus::NotServing;

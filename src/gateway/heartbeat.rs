@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use taugate_ledger::period::Period;
 use taugate_ledger::units::Units;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::books::Books;
+use crate::store::StoreFault;
 use crate::store::sqlite::SqliteStore;
-use crate::store::{Health, StoreFault};
 use crate::telemetry::Instruments;
 
 const EVERY: Duration = Duration::from_secs(5);
@@ -32,15 +31,6 @@ pub(super) async fn run(
             Ok(units) => instruments.in_doubt(units),
             Err(error) => tracing::warn!(%error, "what is in doubt cannot be read"),
         }
-    }
-}
-
-/// Ends at `stop`, or when the store is damaged or gone: nothing that it acknowledges from then
-/// on can be believed.
-pub(super) async fn until_damaged(mut health: watch::Receiver<Health>, stop: CancellationToken) {
-    let damaged = health.wait_for(|health| *health == Health::Damaged);
-    if stop.run_until_cancelled(damaged).await.is_some() {
-        tracing::error!("the store is damaged or its writer ended");
     }
 }
 

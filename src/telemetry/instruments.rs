@@ -43,6 +43,8 @@ pub struct Instruments {
     connections: Family<ListenerLabels, Gauge>,
     /// 1 while draining.
     pub draining: Gauge,
+    /// 1 while the store has too little space to grant more.
+    pub store_full: Gauge,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -143,6 +145,7 @@ impl Instruments {
             accept_errors: Counter::default(),
             connections: Family::default(),
             draining: Gauge::default(),
+            store_full: Gauge::default(),
         };
         new.register();
         new
@@ -213,6 +216,11 @@ impl Instruments {
         );
         registry.register("connections", "Open connections", self.connections.clone());
         registry.register("draining", "1 while draining", self.draining.clone());
+        registry.register(
+            "store_full",
+            "1 while the store has too little space to grant more",
+            self.store_full.clone(),
+        );
     }
 
     /// A request ended.
