@@ -30,7 +30,7 @@ tell() {
 prove() {
     local name=$1 says=$2 began=$SECONDS code=0 word what
     shift 2
-    timeout 900 "$@" >"$scratch/out" 2>"$scratch/err" || code=$?
+    timeout 1800 "$@" >"$scratch/out" 2>"$scratch/err" || code=$?
     what=$("$says" "$scratch/out")
     case $code in
         0) word=held ;;
