@@ -92,8 +92,8 @@ pub(crate) struct Heading {
     about: &'static str,
     /// Whether a change is taken over without a restart.
     reloads: bool,
-    /// The fields of a section that reloads which need a restart all the same.
-    fixed: &'static [&'static str],
+    /// The fields of which the opposite holds.
+    but: &'static [&'static str],
 }
 
 /// The commented file for `taugate init`: it works at once on loopback, and shows every key.
@@ -196,10 +196,14 @@ impl Config {
                 .0
                 .iter()
                 .filter(|(key, value)| old.0.get(*key) != Some(value))
-                .filter(|(key, _)| !heading.reloads || heading.fixed.contains(key));
+                .filter(|(key, _)| heading.reloads == heading.but.contains(key));
             kept.extend(differ.map(|(key, _)| format!("{}.{key}", heading.name)));
         }
         next = Self {
+            gateway: gateway::Gateway {
+                share: newer.gateway.share,
+                ..running.gateway
+            },
             keys: newer.keys,
             limits: limits::Limits {
                 request_bytes_max: running.limits.request_bytes_max,
@@ -262,7 +266,10 @@ fn syntax(text: &str, error: &toml::de::Error) -> Fault {
 // === impl Heading ===
 
 impl Heading {
-    const GATEWAY: Self = Self::fixed("gateway", "Who this gateway is.");
+    const GATEWAY: Self = Self {
+        but: &["share"],
+        ..Self::fixed("gateway", "Who this gateway is.")
+    };
     const LISTEN: Self = Self::fixed("listen", "Where clients, miners and operators connect.");
     const KEYS: Self = Self::reloads("keys", "What clients must show.");
     const PERIOD: Self = Self::fixed("period", "How long capacity is declared for.");
@@ -271,7 +278,7 @@ impl Heading {
     const REPORTS: Self = Self::fixed("reports", "Who may read what was consumed.");
     const ROUTING: Self = Self::fixed("routing", "Which miner takes a call.");
     const LIMITS: Self = Self {
-        fixed: &["request_bytes_max"],
+        but: &["request_bytes_max"],
         ..Self::reloads("limits", "A bound for everything that could grow.")
     };
     const DRAIN: Self = Self::fixed("drain", "How the gateway stops on SIGTERM.");
@@ -287,7 +294,7 @@ impl Heading {
             name,
             about,
             reloads: false,
-            fixed: &[],
+            but: &[],
         }
     }
 
@@ -296,7 +303,7 @@ impl Heading {
             name,
             about,
             reloads: true,
-            fixed: &[],
+            but: &[],
         }
     }
 }

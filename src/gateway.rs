@@ -249,6 +249,7 @@ impl Gateway {
             registry: Arc::clone(&self.registry),
             calls: Arc::clone(&self.calls),
             keys: Arc::clone(&self.keys),
+            store: Arc::clone(&self.store),
             doors: self.doors.clone(),
         };
         let stop = &self.stops.control;

@@ -189,16 +189,20 @@ mod tests {
         let running = Config::parse(GOOD).unwrap();
         let newer = config(
             "[period]\nlength_s = 10\n[listen]\npublic = \"127.0.0.1:1\"\n\
-             [limits]\nwait_ms = 1\nrequest_bytes_max = 5000\n[routing]\npolicy = \"random\"",
+             [limits]\nwait_ms = 1\nrequest_bytes_max = 5000\n[routing]\npolicy = \"random\"\n\
+             [gateway]\nshare = \"1/2\"\nshards = 3",
         );
         let (next, kept) = running.reloaded(&Config::parse(&newer).unwrap()).unwrap();
         let fixed = [
+            "gateway.shards",
             "listen.public",
             "period.length_s",
             "routing.policy",
             "limits.request_bytes_max",
         ];
         assert_eq!(kept, fixed);
+        assert_eq!(next.gateway.share.of(), 2);
+        assert_eq!(next.gateway.shards, None);
         assert_eq!(next.routing, running.routing);
         let size = |config: &Config| config.limits.request_bytes_max;
         assert_eq!(size(&next), size(&running));

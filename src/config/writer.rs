@@ -74,19 +74,22 @@ pub(super) fn template(config: &Config) -> String {
 
 /// Which sections need no restart, and what of them does.
 fn reloading(sections: &[(Heading, &mut dyn Section)]) -> String {
-    let reloading = sections.iter().filter(|(heading, _)| heading.reloads);
-    let fixed = |heading: &Heading| {
-        let fields = heading.fixed.iter();
-        let fields = fields.map(|field| format!("{}.{field}", heading.name));
-        fields.collect::<Vec<_>>()
-    };
-    let names: Vec<&str> = reloading.clone().map(|(heading, _)| heading.name).collect();
-    let but: Vec<String> = reloading.flat_map(|(heading, _)| fixed(heading)).collect();
+    let (mut taken, mut kept) = (Vec::new(), Vec::new());
+    for (heading, _) in sections {
+        let but = heading.but.iter();
+        let but = but.map(|field| format!("{}.{field}", heading.name));
+        if heading.reloads {
+            taken.push(heading.name.to_owned());
+            kept.extend(but);
+        } else {
+            taken.extend(but);
+        }
+    }
     format!(
         "When this file changes, {} and all tasks are taken over at once; the rest, {} \
          included, needs a restart.",
-        names.join(", "),
-        but.join(", ")
+        taken.join(", "),
+        kept.join(", ")
     )
 }
 

@@ -86,7 +86,7 @@ impl Parts {
     ) -> Result<Self, StartError> {
         let length = config.period.length;
         let settings = SqliteSettings {
-            grace: config.longest_call() + config.period.grace,
+            grace: grace(config),
             retention_periods: config.store.retention_periods,
             freeze,
             ..SqliteSettings::default()
@@ -209,6 +209,12 @@ fn calls(
         cut: stops.cut.clone(),
         epoch: Instant::now(),
     }
+}
+
+/// How long after its end a period is waited for: until the last call that was admitted in it
+/// has ended, and a while longer.
+pub(super) fn grace(config: &Config) -> Duration {
+    config.longest_call() + config.period.grace
 }
 
 pub(super) fn call_settings(config: &Config) -> CallSettings {

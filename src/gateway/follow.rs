@@ -6,19 +6,21 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::StartError;
-use super::build::{call_settings, door_settings, registry_settings, retries};
+use super::build::{call_settings, door_settings, grace, registry_settings, retries};
 use crate::call::Calls;
 use crate::config::Config;
 use crate::front_door::listener::Shards;
 use crate::identity::StoreAway;
 use crate::identity::key_ring::KeyRing;
 use crate::registry::Registry;
+use crate::store::sqlite::SqliteStore;
 
 /// Everything that a change reaches.
 pub(super) struct Follower {
     pub(super) registry: Arc<Registry>,
     pub(super) calls: Arc<Calls>,
     pub(super) keys: Arc<KeyRing>,
+    pub(super) store: Arc<SqliteStore>,
     /// The public door, then that of peers.
     pub(super) doors: Vec<Arc<Shards>>,
 }
@@ -63,6 +65,8 @@ impl Follower {
 
     async fn take(&self, newer: &Config) -> Result<(), FollowError> {
         let registered = registry_settings(newer)?;
+        // Before a call is admitted that takes longer than any before.
+        self.store.wait_at_least(grace(newer));
         self.keys.require(newer.keys.required);
         self.calls.settings.store(Arc::new(call_settings(newer)));
         self.calls.retries.store(Arc::new(retries(&newer.limits)));

@@ -143,9 +143,10 @@ impl SqliteStore {
         let rules = Rules {
             clock,
             length,
-            grace: settings.grace,
+            grace_ms: Arc::default(),
             retention_periods: settings.retention_periods,
         };
+        rules.wait_at_least(settings.grace);
         let lock = Lock::take(path)?;
         let (conn, note) = opening::open_whole(path, &settings, &rules)?;
         let first = FirstOfThisProcess(Incarnation(note.incarnation.saturating_add(1)));
@@ -175,6 +176,13 @@ impl SqliteStore {
             jobs: Some(jobs),
             thread: Some(thread),
         })
+    }
+
+    /// Lets a period take exchanges for at least so long after its end, from now on: calls may
+    /// take longer than when the store was opened. It never takes less, since calls run that
+    /// began before.
+    pub fn wait_at_least(&self, grace: Duration) {
+        self.rules.wait_at_least(grace);
     }
 
     /// How the store is, now and after each change. When the sender is gone, the writer

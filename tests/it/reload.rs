@@ -1,14 +1,18 @@
 //! A configuration that changes under a gateway that runs: the binary, its file, signals.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use taugate::clock::SystemClock;
+use taugate::gateway::Gateway;
 use taugate::identity::hotkey::Keypair;
 use taugate::proto::v1;
 use tokio::io::AsyncReadExt as _;
+use tokio::sync::watch;
 
 use crate::support::miner::{Act, FakeMiner};
 use crate::support::process::{KeyedClient, Place, Process};
-use crate::support::{Heard, chat};
+use crate::support::{Heard, TASK, TestGateway, chat};
 
 const OPEN: &str = "[registry]\nopen_registration = true\n[tasks.tiny]\n";
 
@@ -181,5 +185,30 @@ async fn limits_count_from_the_next_connection_on_and_a_hangup_is_heeded() {
     // Who is in stays in.
     let asked = client.list_tasks(v1::ListTasksRequest {}).await;
     asked.expect("it is open still");
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_smaller_share_counts_in_the_running_period_and_a_larger_one_at_once() {
+    let dir = tempfile::tempdir().expect("a scratch directory");
+    let mut config = TestGateway::config(&dir.path().join("taugate.db"));
+    let gateway = Gateway::start(Arc::new(config.clone()), Arc::new(SystemClock)).await;
+    let gateway = TestGateway::over(gateway.expect("it starts"), dir);
+    let (publish, changes) = watch::channel(Arc::new(config.clone()));
+    gateway.gateway.follow(changes);
+    let miner = answering().await;
+    gateway.declare("//One", &miner, 3_000, 4).await;
+    let allotment = || {
+        let snapshot = gateway.gateway.registry().snapshot();
+        snapshot.markets[TASK].offers[0].allotment.get()
+    };
+    assert_eq!(allotment(), 3_000);
+    for (share, expected) in [("1/3", 1_000), ("2/3", 2_000)] {
+        config.gateway.share = share.parse().expect("a share");
+        publish.send_replace(Arc::new(config.clone()));
+        gateway
+            .until("the share counts", || allotment() == expected)
+            .await;
+    }
     gateway.stop().await;
 }

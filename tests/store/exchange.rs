@@ -1,5 +1,7 @@
 //! Rights to spend: who gets them, how many, and giving them back.
 
+use std::time::Duration;
+
 use taugate::registry::declaration::DeclarationStore as _;
 use taugate_ledger::engine::{CellAsk, Engine as _, ExchangeAsk, ExchangeError};
 use taugate_ledger::period::Period;
@@ -32,6 +34,13 @@ async fn a_period_that_is_not_open_by_the_stores_clock_is_refused() {
     exchange(&store, inc, 1, (cell, 10, 0)).await.unwrap();
     place.clock.set(end_ms + grace_ms);
     let late = exchange(&store, inc, 2, (cell, 20, 0)).await;
+    assert_eq!(late, Err(ExchangeError::PeriodNotOpen(PERIOD)));
+    // Calls may take longer now; a shorter wait changes nothing.
+    store.wait_at_least(settings().grace + Duration::from_secs(1));
+    store.wait_at_least(Duration::ZERO);
+    exchange(&store, inc, 2, (cell, 20, 0)).await.unwrap();
+    place.clock.set(end_ms + grace_ms + 1_000);
+    let late = exchange(&store, inc, 3, (cell, 30, 0)).await;
     assert_eq!(late, Err(ExchangeError::PeriodNotOpen(PERIOD)));
     // Proof still comes into its own period.
     append(&store, inc, 0, vec![good(1, cell, 10)])

@@ -1,5 +1,7 @@
 //! What the store refuses by its own clock.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use taugate_ledger::period::{Period, PeriodLength};
@@ -14,8 +16,8 @@ const SEALS_KEPT: u64 = 168;
 pub(super) struct Rules {
     pub(super) clock: SharedClock,
     pub(super) length: PeriodLength,
-    /// How long after its end a period takes exchanges.
-    pub(super) grace: Duration,
+    /// How long after its end a period takes exchanges, milliseconds; it only rises.
+    pub(super) grace_ms: Arc<AtomicU64>,
     /// How many whole periods are kept beyond the grace.
     pub(super) retention_periods: u32,
 }
@@ -78,7 +80,13 @@ impl Rules {
         self.now_ms() < self.length.end_ms(period).saturating_add(grace_ms)
     }
 
+    /// Waits at least so long after a period's end.
+    pub(super) fn wait_at_least(&self, grace: Duration) {
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        self.grace_ms.fetch_max(grace_ms, Ordering::Relaxed);
+    }
+
     fn grace_ms(&self) -> u64 {
-        u64::try_from(self.grace.as_millis()).unwrap_or(u64::MAX)
+        self.grace_ms.load(Ordering::Relaxed)
     }
 }
