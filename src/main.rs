@@ -63,7 +63,8 @@ struct GatewayArgs {
     /// Start on a restored backup: nothing of the running period is granted, the next works.
     #[arg(long)]
     freeze_period: bool,
-    /// Print the effective configuration, or what is wrong with it, and end.
+    /// Print the effective configuration, or what would not let it start here (the files that
+    /// it names included), and end. Changes nothing.
     #[arg(long)]
     check: bool,
 }

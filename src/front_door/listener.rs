@@ -161,6 +161,12 @@ impl Shards {
         &self.dead
     }
 
+    /// The listener's name in metrics.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.settings.load().listener
+    }
+
     /// Changes how connections behave, those that come from now on; those that are open stay
     /// as they are.
     pub fn change(&self, settings: DoorSettings) {
@@ -322,7 +328,8 @@ async fn converse<S: Inner>(
         connection.as_mut().graceful_shutdown();
         // A client that takes nothing keeps bodies from being looked at, so that their own
         // ends are not enough.
-        let gone = tokio::time::timeout(settings.last_call, connection);
+        let last_call = serving.settings.load().last_call;
+        let gone = tokio::time::timeout(last_call, connection);
         if let Some(Err(_)) = serving.cut.run_until_cancelled(gone).await {
             tracing::debug!("a connection that was asked to go is cut");
         }

@@ -334,8 +334,6 @@ fn shards(config: &Config) -> usize {
 }
 
 pub(super) fn door_settings(config: &Config, listener: &'static str) -> DoorSettings {
-    let totals = config.tasks.iter().map(|task| task.limits.total);
-    let longest = totals.max().unwrap_or_default();
     DoorSettings {
         listener,
         connections_max: config.limits.connections_max,
@@ -347,7 +345,7 @@ pub(super) fn door_settings(config: &Config, listener: &'static str) -> DoorSett
         helper: HELPER,
         header_bytes_max: config.limits.header_bytes_max,
         age: config.limits.connection_age,
-        last_call: longest.saturating_add(config.limits.slow_consumer * 2),
+        last_call: config.longest_call() + config.limits.slow_consumer * 2,
         keepalive: config.limits.keepalive,
         keepalive_timeout: config.limits.keepalive_timeout,
     }
@@ -420,5 +418,20 @@ fn peer_routes(
         let routes = Routes::new(CapacityServiceServer::new(capacity.clone()));
         let reports = ConsumptionServiceServer::new(consumption.clone());
         signed.layer(routes.add_service(reports))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::Task;
+
+    #[test]
+    fn no_call_is_cut_with_its_old_connection_not_even_of_a_task_that_a_miner_opened() {
+        let config = Config::development();
+        assert_eq!(config.tasks.len(), 0);
+        let opened = Task::open_chat("model".into()).limits.total;
+        let longest = door_settings(&config, "public").last_call;
+        assert!(longest > opened, "{longest:?} for calls of {opened:?}");
     }
 }

@@ -21,12 +21,8 @@ pub(super) struct Follower {
     pub(super) calls: Arc<Calls>,
     pub(super) keys: Arc<KeyRing>,
     pub(super) store: Arc<SqliteStore>,
-    /// The public door, then that of peers.
     pub(super) doors: Vec<Arc<Shards>>,
 }
-
-/// The names of the doors, in their order.
-pub(super) const DOORS: [&str; 2] = ["public", "peer"];
 
 /// A change was not taken, or not by all.
 #[derive(Debug, thiserror::Error)]
@@ -71,8 +67,8 @@ impl Follower {
         self.calls.settings.store(Arc::new(call_settings(newer)));
         self.calls.retries.store(Arc::new(retries(&newer.limits)));
         self.calls.waiting.limit(newer.limits.waiting_per_task_max);
-        for (door, name) in self.doors.iter().zip(DOORS) {
-            door.change(door_settings(newer, name));
+        for door in &self.doors {
+            door.change(door_settings(newer, door.name()));
         }
         // Both are tried, whatever becomes of the first.
         let settings = self.registry.set_settings(registered).await;

@@ -28,6 +28,21 @@ pub struct KeyArgs {
 
 #[derive(Debug, Subcommand)]
 enum KeyCommand {
+    #[command(flatten)]
+    Stored(StoredKeyCommand),
+    /// Check a seal by itself, without a gateway: who signed what, or what is wrong with it.
+    VerifySeal {
+        /// A `taugate.v1.Seal`: its bytes, or JSON with payload, signature and hotkey.
+        file: PathBuf,
+        /// The validator that must have signed it, ss58.
+        #[arg(long)]
+        validator: Option<String>,
+    },
+}
+
+/// What is done to the keys of a store.
+#[derive(Debug, Subcommand)]
+enum StoredKeyCommand {
     /// Make a key and print it, this once.
     Create {
         /// What you call it.
@@ -45,14 +60,6 @@ enum KeyCommand {
     },
     /// List the keys and when they were last used; never the keys themselves.
     List,
-    /// Check a seal by itself, without a gateway: who signed what, or what is wrong with it.
-    VerifySeal {
-        /// A `taugate.v1.Seal`: its bytes, or JSON with payload, signature and hotkey.
-        file: PathBuf,
-        /// The validator that must have signed it, ss58.
-        #[arg(long)]
-        validator: Option<String>,
-    },
     /// Revoke a key by its public id: a gateway that runs refuses it within seconds. Answers
     /// that are streaming by then go on to their end.
     Revoke {
@@ -73,22 +80,31 @@ impl KeyArgs {
         load: impl FnOnce(Option<&PathBuf>) -> Result<Config, ExitCode>,
         say: Say,
     ) -> Result<ExitCode, Failure> {
-        if let KeyCommand::VerifySeal { file, validator } = &self.command {
-            return verify_seal(file, validator.as_deref(), say);
-        }
-        let config = match load(self.config.as_ref()) {
-            Ok(config) => config,
-            Err(code) => return Ok(code),
-        };
-        let now_ms = SystemClock.unix_ms();
         match self.command {
-            KeyCommand::Create {
+            KeyCommand::VerifySeal { file, validator } => {
+                verify_seal(&file, validator.as_deref(), say)
+            }
+            KeyCommand::Stored(command) => match load(self.config.as_ref()) {
+                Ok(config) => command.run(&config, say),
+                Err(code) => Ok(code),
+            },
+        }
+    }
+}
+
+// === impl StoredKeyCommand ===
+
+impl StoredKeyCommand {
+    fn run(self, config: &Config, say: Say) -> Result<ExitCode, Failure> {
+        let now_ms = SystemClock.unix_ms();
+        match self {
+            Self::Create {
                 name,
                 tasks,
                 check,
                 days,
             } => {
-                for task in tasks.iter().filter(|task| !known(&config, task)) {
+                for task in tasks.iter().filter(|task| !known(config, task)) {
                     (say.aside)(&format!("note: the configuration names no task {task}"));
                 }
                 let tasks: Vec<_> = tasks.into_iter().map(Arc::from).collect();
@@ -99,11 +115,10 @@ impl KeyArgs {
                     check,
                     expires_ms: days.map(lasts),
                 };
-                create(&config, grant, now_ms, say)
+                create(config, grant, now_ms, say)
             }
-            KeyCommand::List => {
-                let keys = KeyTable::open(&config.store.path)?;
-                let keys = keys.map_or_else(|| Ok(Vec::new()), |keys| keys.all())?;
+            Self::List => {
+                let keys = kept(config)?.map_or_else(|| Ok(Vec::new()), |keys| keys.all())?;
                 if keys.is_empty() {
                     let store = config.store.path.display();
                     (say.aside)(&format!("no key yet in the store {store}"));
@@ -112,18 +127,15 @@ impl KeyArgs {
                 }
                 Ok(ExitCode::SUCCESS)
             }
-            KeyCommand::Revoke { public_id } => {
-                let keys = KeyTable::open(&config.store.path)?;
-                let known = keys.map_or(Ok(false), |mut keys| keys.revoke(&public_id, now_ms))?;
-                if !known {
+            Self::Revoke { public_id } => {
+                let revoke = |mut keys: KeyTable| keys.revoke(&public_id, now_ms);
+                if !kept(config)?.map_or(Ok(false), revoke)? {
                     (say.complain)("no key has that public id; `taugate key list` lists them");
                     return Ok(ExitCode::FAILURE);
                 }
                 (say.aside)(&format!("{public_id} is revoked"));
                 Ok(ExitCode::SUCCESS)
             }
-            // Needs no store: answered above.
-            KeyCommand::VerifySeal { .. } => Ok(ExitCode::SUCCESS),
         }
     }
 }
@@ -142,6 +154,15 @@ fn create(config: &Config, grant: KeyGrant, now_ms: u64, say: Say) -> Result<Exi
         "shown this once; `taugate key revoke {id}` revokes it"
     ));
     Ok(ExitCode::SUCCESS)
+}
+
+/// The keys of the configured store; none where no store was ever made, for a look makes none.
+fn kept(config: &Config) -> Result<Option<KeyTable>, OpenError> {
+    if KeyTable::is_there(&config.store.path)? {
+        key_table(config).map(Some)
+    } else {
+        Ok(None)
+    }
 }
 
 /// The keys of the configured store, which is made or brought up to date where it has to be.

@@ -54,3 +54,31 @@ async fn keys_that_would_be_useless_are_not_made_and_none_is_no_table() {
     let told = String::from_utf8(made.stderr).expect("text");
     assert!(told.contains("names no task tny"), "{told}");
 }
+
+/// A store that an older version left: nothing is brought to today's schema yet.
+#[tokio::test]
+async fn keys_of_an_older_store_are_listed_and_revoked() {
+    let place = Place::new("[registry]\nopen_registration = true\n[tasks.tiny]\n");
+    let made = place.run(&["key", "create", "my-app"]).await;
+    let key = String::from_utf8(made.stdout).expect("text");
+    let id = key.split('_').nth(2).expect("a key").to_owned();
+    let older = rusqlite::Connection::open(place.store()).expect("the store");
+    older
+        .execute_batch("ALTER TABLE store DROP COLUMN copied; PRAGMA user_version = 4;")
+        .expect("it is as version 4 left it");
+    drop(older);
+    let revoked = place.run(&["key", "revoke", &id]).await;
+    assert!(revoked.status.success(), "{revoked:?}");
+    let listed = place.run(&["key", "list"]).await;
+    let told = String::from_utf8(listed.stdout).expect("text");
+    assert!(told.contains(&id) && told.contains("revoked"), "{told}");
+
+    // A store that is gone is no store without keys.
+    std::fs::remove_file(place.store()).expect("it was there");
+    let listed = place.run(&["key", "list"]).await;
+    let told = String::from_utf8(listed.stderr).expect("text");
+    assert!(
+        !listed.status.success() && told.contains("the store is gone"),
+        "{told}"
+    );
+}

@@ -50,6 +50,14 @@ impl KeyTable {
         Ok(Some(Self(conn)))
     }
 
+    /// Whether there is a store at `path`, or was one whose file is missing.
+    ///
+    /// # Errors
+    /// When that cannot be seen, or the note beside the store is unreadable.
+    pub fn is_there(path: &Path) -> Result<bool, OpenError> {
+        Ok(path.try_exists()? || Note::read(path)?.is_some())
+    }
+
     /// Adds a key, or replaces the one of the same public id; durable when it returns.
     ///
     /// # Errors
