@@ -13,7 +13,7 @@ use super::finding::{Findings, Kind, rows_of};
 const APPLICATION_ID: i64 = 0x7461_7567;
 
 /// The schema that is audited.
-const SCHEMA: i64 = 5;
+const SCHEMA: i64 = 6;
 
 /// What the engine says of broken pages, at most.
 const PAGES_SAID_MAX: i64 = 20;

@@ -11,7 +11,7 @@ use super::OpenError;
 const APPLICATION_ID: i64 = 0x7461_7567;
 
 /// Each step makes the next version of the schema; a step is never changed once released.
-const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5];
+const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6];
 
 const V1: &str = "
 -- What this file is.
@@ -205,8 +205,78 @@ const V4: &str = "ALTER TABLE store ADD COLUMN kept_from INTEGER NOT NULL DEFAUL
 /// not in it.
 const V5: &str = "ALTER TABLE store ADD COLUMN copied INTEGER NOT NULL DEFAULT 0;";
 
+const V6: &str = "
+-- Who plans checks. A term is taken by compare-and-swap and fences the terms before it.
+CREATE TABLE planner (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    term INTEGER NOT NULL,
+    inc INTEGER NOT NULL,
+    seen_ms INTEGER NOT NULL
+) STRICT;
+
+-- What was drawn for a cell in a period, once: the part of its allotment that is to be checked,
+-- in millionths. newcomer: it had shown nothing yet, so that its target is at least one burst.
+CREATE TABLE plan (
+    period INTEGER NOT NULL,
+    cell INTEGER NOT NULL,
+    term INTEGER NOT NULL,
+    part INTEGER NOT NULL CHECK (0 <= part AND part <= 1000000),
+    newcomer INTEGER NOT NULL,
+    PRIMARY KEY (period, cell)
+) STRICT, WITHOUT ROWID;
+
+-- Windows in which all miners are asked at the rate of their allotments over all their tasks.
+CREATE TABLE burst (
+    period INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    term INTEGER NOT NULL,
+    begins_ms INTEGER NOT NULL,
+    length_ms INTEGER NOT NULL CHECK (0 < length_ms),
+    PRIMARY KEY (period, number)
+) STRICT, WITHOUT ROWID;
+
+-- What a cell was asked for and delivered in such a window, by one incarnation, units.
+CREATE TABLE demonstration (
+    begins_ms INTEGER NOT NULL,
+    cell INTEGER NOT NULL,
+    inc INTEGER NOT NULL,
+    length_ms INTEGER NOT NULL,
+    asked INTEGER NOT NULL,
+    units INTEGER NOT NULL,
+    PRIMARY KEY (cell, begins_ms, inc)
+) STRICT, WITHOUT ROWID;
+
+-- What a checker found of an answer; quality in millionths.
+CREATE TABLE finding (
+    period INTEGER NOT NULL,
+    inc INTEGER NOT NULL,
+    call INTEGER NOT NULL,
+    checker TEXT NOT NULL,
+    cell INTEGER NOT NULL,
+    quality INTEGER NOT NULL CHECK (0 <= quality AND quality <= 1000000),
+    units INTEGER NOT NULL,
+    duration_us INTEGER NOT NULL,
+    at_ms INTEGER NOT NULL,
+    PRIMARY KEY (period, inc, call, checker)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX finding_cell ON finding (cell, at_ms);
+
+-- What scores keep of an ended period, longer than its books are kept.
+CREATE TABLE history (
+    period INTEGER NOT NULL,
+    cell INTEGER NOT NULL,
+    allotment INTEGER NOT NULL,
+    organic INTEGER NOT NULL,
+    synthetic INTEGER NOT NULL,
+    good INTEGER NOT NULL,
+    busy INTEGER NOT NULL,
+    failed INTEGER NOT NULL,
+    PRIMARY KEY (period, cell)
+) STRICT, WITHOUT ROWID;
+";
+
 /// The version that this program writes.
-pub(super) const VERSION: i64 = 5;
+pub(super) const VERSION: i64 = 6;
 
 /// Sets what every connection needs.
 pub(super) fn tune(conn: &Connection) -> rusqlite::Result<()> {
