@@ -91,6 +91,8 @@ pub struct Admitted {
     pub origin: Origin,
     /// The hotkey of the one miner that may answer.
     pub pinned: Option<Arc<str>>,
+    /// For a check: whether it is still due once it holds its units; `None`: it always is.
+    pub due: Option<StillDue>,
     /// Whether `Started` explains the choice.
     pub explain: bool,
     /// On the receipt only.
@@ -100,6 +102,11 @@ pub struct Admitted {
     /// A place for the receipt; the call takes it.
     pub slot: Option<Slot>,
 }
+
+/// Whether a check is still due, asked once: when it holds its units (these are told), before
+/// it is sent. What was due when it was planned may have been done by clients' requests since.
+#[derive(Clone)]
+pub struct StillDue(Arc<dyn Fn(Units) -> bool + Send + Sync>);
 
 /// What all calls share.
 #[derive(Debug)]
@@ -175,6 +182,9 @@ pub enum CallError {
     /// The gateway ends.
     #[error("the gateway drains")]
     Draining,
+    /// A check that is not due any more; nothing was sent.
+    #[error("not due any more")]
+    NotDue,
     /// A bug.
     #[error("unexpected error")]
     Internal,
@@ -232,6 +242,28 @@ impl Calls {
     #[must_use]
     pub fn now_ms(&self) -> u64 {
         u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+// === impl StillDue ===
+
+impl StillDue {
+    /// Due as long as `look` says so; it gets the units that the check holds.
+    #[must_use]
+    pub fn new(look: impl Fn(Units) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(look))
+    }
+
+    /// Whether it is, now that it holds so many units.
+    #[must_use]
+    pub fn is_due(&self, held: Units) -> bool {
+        (self.0)(held)
+    }
+}
+
+impl std::fmt::Debug for StillDue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StillDue").finish_non_exhaustive()
     }
 }
 

@@ -29,6 +29,8 @@ pub mod call;
 
 pub mod scoring;
 
+pub mod synthetic;
+
 pub mod store;
 
 pub mod front_door;

@@ -85,6 +85,9 @@ impl Run {
                 }
             };
             failpoint::hit("reserve");
+            if let Err(Missed::Over(outcome, finish, error)) = self.still_due(&chosen) {
+                return self.fail(outcome, finish, error);
+            }
             let offer = chosen.offer.clone();
             self.begin(chosen);
             failpoint::hit("dispatch");
@@ -107,6 +110,10 @@ impl Run {
     }
 
     fn fail(&mut self, outcome: Outcome, finish: Finish, error: CallError) {
+        if self.admitted.due.is_some() && self.guard.record.attempts.is_empty() {
+            // A check of our own that was not sent is no call: nobody asked for it.
+            self.guard.forget();
+        }
         drop(self.guard.settle(outcome, Ending::broken(finish)));
         self.guard.outlet.finish(Err(error));
     }
@@ -273,6 +280,17 @@ impl Run {
             NoChoice::AllSpent => CallError::AllSpent,
             NoChoice::AllExcluded => CallError::AttemptsExhausted,
         })
+    }
+
+    /// Whether a check that holds its units is to be sent at all. It leaves nothing else:
+    /// what it holds goes back with `chosen`.
+    fn still_due(&self, chosen: &Chosen) -> Result<(), Missed> {
+        let due = self.admitted.due.as_ref();
+        if due.is_none_or(|due| due.is_due(chosen.held.reserved())) {
+            return Ok(());
+        }
+        let finish = Finish::Attempt(Outcome::Cancelled);
+        Err(Missed::Over(Outcome::Cancelled, finish, CallError::NotDue))
     }
 
     /// What the call holds at its start.

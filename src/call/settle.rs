@@ -101,6 +101,11 @@ impl Guard {
         self.calls.waiting.freed(&self.record.task.id);
     }
 
+    /// Leaves no receipt: nothing was sent, and nobody waits for an answer.
+    pub(super) fn forget(&mut self) {
+        self.slot = None;
+    }
+
     /// The running attempt's hold.
     pub(super) fn held(&mut self) -> Option<&mut Reservation> {
         self.held.as_mut()

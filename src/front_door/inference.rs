@@ -104,6 +104,7 @@ impl Inference {
                 Origin::Organic
             },
             pinned,
+            due: None,
             explain: request.explain,
             labels: sorted(&request),
             table,
@@ -144,7 +145,8 @@ impl Inference {
             CallError::MinerProtocol => Refusal::MinerProtocol(part),
             CallError::SlowConsumer => Refusal::SlowConsumer,
             CallError::Draining => Refusal::Draining,
-            CallError::Internal => {
+            // Clients are not asked.
+            CallError::NotDue | CallError::Internal => {
                 tracing::error!(id = %part.id, task, "a call ended by a bug");
                 Refusal::Internal(Some(part.id))
             }
