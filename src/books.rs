@@ -171,6 +171,22 @@ impl Books {
         self.tables.current()
     }
 
+    /// The table that a call is charged to which is admitted now, and this moment in Unix
+    /// milliseconds. A period that was opened ahead begins here with its first call: the task
+    /// that turns periods may wake a little late, and a call must not be charged to a period
+    /// that was over.
+    #[must_use]
+    pub fn admit(&self) -> (Arc<Table>, u64) {
+        let now_ms = self.clock.unix_ms();
+        let table = self.tables.current();
+        let by_clock = self.length.period_at(now_ms);
+        if by_clock <= table.period() || self.tables.get(by_clock).is_none() {
+            return (table, now_ms);
+        }
+        self.tables.turn(by_clock);
+        (self.tables.current(), now_ms)
+    }
+
     /// All open tables.
     #[must_use]
     pub fn tables(&self) -> &Arc<Tables> {

@@ -69,6 +69,8 @@ pub struct CallSettings {
 pub struct Admitted {
     /// Names it.
     pub id: RequestId,
+    /// When, Unix milliseconds; in the period of `table`, unless the clock steps back.
+    pub admitted_ms: u64,
     /// The public id of the client's key; empty for none.
     pub client: Arc<str>,
     /// What is to be done.

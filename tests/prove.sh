@@ -58,6 +58,8 @@ tests_told() {
          END { if (passed + failed) print passed " tests held, " failed + 0 " broken" }' "$1"
 }
 
+turns_told() { sed -n 's/.*turns: //p' "$1"; }
+
 benches_told() {
     local not_held
     not_held=$(grep '^promise: .*: NOT HELD$' "$1" | sed 's/^promise: //; s/: NOT HELD$//' | paste -sd ';')
@@ -93,7 +95,8 @@ prove disk tests_told cargo test --locked --quiet --test store -- disk:: faults:
 prove audit tests_told cargo test --locked --quiet --test store audit::
 prove cancels tests_told env TAUGATE_CHAOS_CALLS="$(by_size 2000 10000)" \
     cargo test --locked --quiet --test it -- n30_ panics::
-prove "turn of the period" tests_told cargo test --locked --quiet --test it turns::
+prove "turn of the period" turns_told env TAUGATE_TURNS="$(by_size 3 20)" TAUGATE_TURNS_EVERY_US=1000 \
+    cargo test --locked --quiet --test it -- --nocapture turns::
 if [ "$size" = quick ]; then
     prove routing tests_told cargo test --locked --quiet --test routing
 else

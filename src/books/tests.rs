@@ -278,3 +278,27 @@ async fn a_stop_with_a_receipt_to_come_closes_nothing() {
     drop(slot);
     books.close().await.expect("a clean stop");
 }
+
+/// The task that turns periods wakes when it wakes.
+#[test]
+fn n10_a_call_after_the_end_of_a_period_is_not_charged_to_it_before_the_turn() {
+    let clock = Arc::new(ManualClock::at(600_000));
+    let books = Books::new(
+        BooksSettings::default(),
+        Incarnation(1),
+        PeriodLength::from_secs(60).expect("a length"),
+        Arc::clone(&clock) as _,
+        Arc::new(Wire::default()),
+    );
+    let admitted = |unix_ms| {
+        clock.set(unix_ms);
+        let (table, at) = books.admit();
+        assert_eq!(at, unix_ms);
+        table.period().start_s()
+    };
+    assert_eq!(admitted(660_001), 600, "the next one is not open yet");
+    drop(books.tables().open(Period::starting_at(660)));
+    assert_eq!(admitted(659_999), 600);
+    assert_eq!(admitted(660_000), 660);
+    assert_eq!(admitted(659_999), 660, "it never steps back");
+}

@@ -68,13 +68,13 @@ pub struct Attempt {
 impl Record {
     /// The record of a call that was just admitted.
     #[must_use]
-    pub fn new(admitted: &Admitted, unix_ms: u64) -> Self {
+    pub fn new(admitted: &Admitted) -> Self {
         Self {
             id: admitted.id,
             client: Arc::clone(&admitted.client),
             task: Arc::clone(&admitted.task),
             origin: admitted.origin,
-            admitted_ms: unix_ms,
+            admitted_ms: admitted.admitted_ms,
             admitted_at: Instant::now(),
             prompt_units: admitted.prompt_units,
             prompt_bytes: admitted.prompt_bytes,

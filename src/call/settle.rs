@@ -66,7 +66,7 @@ impl Ending {
 impl Guard {
     /// Takes over an admitted call.
     pub(super) fn new(calls: Arc<Calls>, admitted: &mut Admitted, outlet: Outlet) -> Self {
-        let record = Record::new(admitted, calls.books.unix_ms());
+        let record = Record::new(admitted);
         Self {
             settings: **calls.settings.load(),
             calls,

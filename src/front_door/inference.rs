@@ -82,7 +82,7 @@ impl Inference {
         let pinned = pinned(&request, &client, &snapshot)?;
         let order = admission::order(&task, request.payload.clone()).map_err(Refusal::Invalid)?;
         let books = &self.calls.books;
-        let table = books.table();
+        let (table, admitted_ms) = books.admit();
         let slot = self.slot(table.period())?;
         let now = Instant::now();
         let latest = now + task.limits.total;
@@ -90,6 +90,7 @@ impl Inference {
         let id = books.next_call(table.period());
         let admitted = Admitted {
             id,
+            admitted_ms,
             client: client.public_id(),
             payload: order.payload,
             prompt_bytes: order.prompt_bytes,
