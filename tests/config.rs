@@ -169,6 +169,20 @@ fn weights_that_sum_to_one_but_for_binary_fractions_are_taken() {
     Config::parse(&with("[tasks.only]")).expect("one task has all the weight");
 }
 
+#[test]
+fn tasks_without_weights_are_alike() {
+    let config = Config::parse(&with("[tasks.a]\n[tasks.b]\n[tasks.c]\n[tasks.d]"));
+    let config = config.expect("they need no weights");
+    assert!(
+        config
+            .tasks
+            .iter()
+            .all(|task| task.weight.to_bits() == 0.25_f64.to_bits())
+    );
+    let told = told(&with("[tasks.a]\nweight = 1.0\n[tasks.b]"));
+    assert!(told.contains("they must sum to 1"), "{told}");
+}
+
 // === Closed by default ===
 
 const KEYED: &str = "[gateway]\nhotkey_file = \"hotkey\"\n[registry]\nhotkeys = [\"5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY\"]\n[tasks.t]\n";

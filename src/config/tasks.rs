@@ -206,10 +206,15 @@ pub(super) fn read(value: &Value, faults: &mut Vec<Fault>) -> Tasks {
         faults.push(Fault::new("tasks", wrong));
         return Tasks::default();
     }
-    table
-        .iter()
-        .filter_map(|(id, value)| read_one(id, value, faults))
-        .collect()
+    let weights = table.values().any(|task| task.get("weight").is_some());
+    let equal = f64::from(u32::try_from(table.len()).unwrap_or(u32::MAX)).recip();
+    let tasks = table.iter().filter_map(|(id, value)| {
+        let task = read_one(id, value, faults)?;
+        // Who says nothing of weights means none in particular.
+        let weight = if weights { task.weight } else { equal };
+        Some(Task { weight, ..task })
+    });
+    tasks.collect()
 }
 
 fn read_one(id: &str, value: &Value, faults: &mut Vec<Fault>) -> Option<Task> {
@@ -256,7 +261,8 @@ impl Section for TaskSection<'_> {
         );
         fields.field(
             "weight",
-            "The task's part of all scores. The weights of all tasks sum to 1.",
+            "The task's part of all scores. The weights of all tasks sum to 1; where no task has one, \
+             all are alike.",
             &mut Decimal(&mut task.weight, 0.0..=1.0),
         );
         amounts(task, fields);
