@@ -24,6 +24,7 @@ pub mod registry;
 pub mod reload;
 pub mod reports;
 pub mod routing;
+pub mod scores;
 mod slot;
 pub mod store;
 pub mod tasks;
@@ -61,6 +62,8 @@ pub struct Config {
     pub reports: reports::Reports,
     /// Which miner takes a call.
     pub routing: routing::Routing,
+    /// By which rules miners are scored.
+    pub scores: scores::Scores,
     /// A bound for everything that could grow.
     pub limits: limits::Limits,
     /// How the gateway stops.
@@ -223,7 +226,7 @@ impl Config {
     }
 
     /// The sections but for the tasks, in the order of the file.
-    fn sections(&mut self) -> [(Heading, &mut dyn Section); 11] {
+    fn sections(&mut self) -> [(Heading, &mut dyn Section); 12] {
         [
             (Heading::GATEWAY, &mut self.gateway),
             (Heading::LISTEN, &mut self.listen),
@@ -233,6 +236,7 @@ impl Config {
             (Heading::REGISTRY, &mut self.registry),
             (Heading::REPORTS, &mut self.reports),
             (Heading::ROUTING, &mut self.routing),
+            (Heading::SCORES, &mut self.scores),
             (Heading::LIMITS, &mut self.limits),
             (Heading::DRAIN, &mut self.drain),
             (Heading::TELEMETRY, &mut self.telemetry),
@@ -277,6 +281,7 @@ impl Heading {
     const REGISTRY: Self = Self::reloads("registry", "Who may declare what.");
     const REPORTS: Self = Self::fixed("reports", "Who may read what was consumed.");
     const ROUTING: Self = Self::fixed("routing", "Which miner takes a call.");
+    const SCORES: Self = Self::fixed("scores", "By which rules miners are scored.");
     const LIMITS: Self = Self {
         but: &["request_bytes_max"],
         ..Self::reloads("limits", "A bound for everything that could grow.")

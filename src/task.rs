@@ -68,6 +68,8 @@ pub struct Task {
     pub unit_rule: UnitRule,
     /// Its part of all scores, 0 to 1; all weights sum to 1.
     pub weight: f64,
+    /// Its usual time, against which speed is held in scores; none: speed counts for nothing.
+    pub usual: Option<UsualTime>,
     /// The most that counts per miner and period.
     pub cap: Units,
     /// The most that organic calls may spend of it per period, over all miners; `None`: no ceiling.
@@ -86,6 +88,17 @@ pub struct Task {
     pub prompt_factor: f64,
     /// How long its stages may take.
     pub limits: TaskLimits,
+}
+
+/// How long answers to a task usually take.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct UsualTime {
+    /// Seconds that an answer takes before its first unit.
+    pub overhead_s: f64,
+    /// Seconds a unit.
+    pub unit_s: f64,
+    /// How fast slower answers lose: by `exp(-variance)` for each second a unit more.
+    pub variance: f64,
 }
 
 /// How long the stages of a call may take.
@@ -176,6 +189,7 @@ impl Task {
             kind: TaskKind::Chat,
             unit_rule: UnitRule::CharsDiv4,
             weight: 0.0,
+            usual: None,
             cap: Units::MAX,
             ceiling: None,
             context_tokens: 0,

@@ -8,6 +8,8 @@ use proptest::prelude::*;
 use taugate::config::fault::{Faults, Wrong};
 use taugate::config::tasks::task_of;
 use taugate::config::{Config, Mark, effective, template};
+use taugate::scoring::Profile;
+use taugate::scoring::profile::{CapacityRule, Newcomer, QualityRule};
 use taugate::task::{TaskKind, Tasks, UnitRule};
 
 /// What a file needs at least, so that only what a test adds can be wrong.
@@ -60,6 +62,13 @@ retry_budget = 15
 [routing]
 policy = "best"
 
+[scores]
+profile = "vision"
+decay = 1.5
+speed_best = 0.9
+bursts = 0
+quality = "good"
+
 [drain]
 delay_s = 5.5
 
@@ -83,6 +92,7 @@ total_s = 10
 [tasks.mixtral]
 kind = "text_to_image"
 weight = "half"
+usual_unit_s = 0
 
 [planner]
 "#
@@ -332,6 +342,54 @@ fn a_kind_is_counted_by_its_own_rules_only() {
 // === What is printed ===
 
 #[test]
+fn a_profile_is_taken_with_what_is_changed() {
+    let of = |more: &str| {
+        let config = Config::parse(&with(&format!("[scores]\n{more}"))).expect("it is right");
+        config.scores.effective()
+    };
+    assert_eq!(of(""), Profile::taugate());
+    for name in Profile::NAMES {
+        let named = of(&format!("profile = \"{name}\""));
+        assert_eq!(Some(named), Profile::named(name));
+    }
+    let changed = of(
+        "profile = \"nineteen-6.3\"\nexponent = 1\ndecay = 0.25\nfailure_exponent = 3\n\
+         newcomer = \"ramp\"\nnewcomer_factor = 0.5\nquality = \"paced\"\nspeed_best = 2\n\
+         capacity = \"verified\"\nbursts = 7\nperiods_s = 3600\nanswers_s = 7200",
+    );
+    let expected = Profile {
+        failure_exponent: 3.0,
+        decay: 0.25,
+        newcomer: Newcomer::Ramp {
+            full: 8.0,
+            loss: 0.5,
+        },
+        quality: QualityRule::Paced {
+            best: 2.0,
+            curve: 0.5,
+        },
+        exponent: 1.0,
+        capacity: CapacityRule::Verified { bursts: 7 },
+        periods_s: 3600,
+        answers_s: 7200,
+    };
+    assert_eq!(changed, expected);
+    let ranked = of("quality = \"ranked\"\nrank_spread = 1\nspeed_at = 0.5");
+    let expected = QualityRule::Ranked {
+        power: 1.5,
+        squared_up_to: 0.85,
+        speed_at: 0.5,
+        spread: 1.0,
+    };
+    assert_eq!(ranked.quality, expected);
+    let alone = told(&format!(
+        "[registry]\nopen_registration = true\n[tasks.a]\n{}",
+        "usual_variance = 3.0"
+    ));
+    assert!(alone.contains("tasks.a.usual_unit_s"), "{alone}");
+}
+
+#[test]
 fn the_commented_file_works_at_once() {
     assert_eq!(Config::parse(&template()), Ok(Config::development()));
 }
@@ -386,6 +444,11 @@ weight = 0.30000000000000004
 kind = "embeddings"
 weight = 0.7
 ceiling = 12
+usual_unit_s = 0.25
+[scores]
+profile = "vision-2024-07"
+exponent = 2.0
+capacity = "verified"
 "#,
     ))
     .expect("nothing is wrong");

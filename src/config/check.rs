@@ -197,6 +197,15 @@ fn task(task: &Task, faults: &mut Vec<Fault>) {
             "it must not be below reserve_factor",
         );
     }
+    if let Some(usual) = task.usual
+        && usual.unit_s <= 0.0
+    {
+        conflict(
+            "usual_unit_s",
+            usual.unit_s.to_string(),
+            "usual_overhead_s and usual_variance need the seconds that a unit takes",
+        );
+    }
     if task.limits.default_deadline > task.limits.total {
         conflict(
             "default_deadline_s",

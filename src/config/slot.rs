@@ -32,6 +32,13 @@ pub(super) struct Millis<'a>(pub(super) &'a mut Duration, pub(super) RangeInclus
 /// A number that need not be whole.
 pub(super) struct Decimal<'a>(pub(super) &'a mut f64, pub(super) RangeInclusive<f64>);
 
+/// A number that need not be whole, or none.
+pub(super) struct MaybeDecimal<'a>(
+    pub(super) &'a mut Option<f64>,
+    pub(super) RangeInclusive<f64>,
+    pub(super) &'static str,
+);
+
 /// Yes or no.
 pub(super) struct Flag<'a>(pub(super) &'a mut bool);
 
@@ -45,6 +52,13 @@ pub(super) struct Texts<'a>(pub(super) &'a mut Vec<String>, pub(super) usize);
 pub(super) struct Word<'a, T: 'static>(
     pub(super) &'a mut T,
     pub(super) &'static [(&'static str, T)],
+);
+
+/// One of a few words, or none.
+pub(super) struct MaybeWord<'a, T: 'static>(
+    pub(super) &'a mut Option<T>,
+    pub(super) &'static [(&'static str, T)],
+    pub(super) &'static str,
 );
 
 /// An address to listen on.
@@ -126,19 +140,27 @@ impl Slot for Millis<'_> {
 
 impl Slot for Decimal<'_> {
     fn read(&mut self, value: &Value) -> Result<(), Wrong> {
-        number(value)
-            .filter(|number| self.1.contains(number))
-            .map(|number| *self.0 = number)
-            .ok_or_else(|| {
-                Wrong::value(
-                    value,
-                    format!("a number from {} to {}", self.1.start(), self.1.end()),
-                )
-            })
+        *self.0 = decimal(value, &self.1)?;
+        Ok(())
     }
 
     fn write(&self) -> Option<Value> {
         Some(Value::Float(*self.0))
+    }
+}
+
+impl Slot for MaybeDecimal<'_> {
+    fn read(&mut self, value: &Value) -> Result<(), Wrong> {
+        *self.0 = Some(decimal(value, &self.1)?);
+        Ok(())
+    }
+
+    fn write(&self) -> Option<Value> {
+        self.0.map(Value::Float)
+    }
+
+    fn example(&self) -> String {
+        self.2.to_owned()
     }
 }
 
@@ -201,26 +223,27 @@ impl Slot for Texts<'_> {
 
 impl<T: Copy + PartialEq> Slot for Word<'_, T> {
     fn read(&mut self, value: &Value) -> Result<(), Wrong> {
-        let found = value
-            .as_str()
-            .and_then(|found| self.1.iter().find(|(word, _)| *word == found));
-        match found {
-            Some((_, meant)) => {
-                *self.0 = *meant;
-                Ok(())
-            }
-            None => {
-                let words: Vec<String> = self.1.iter().map(|(word, _)| quoted(word)).collect();
-                Err(Wrong::value(value, format!("one of {}", words.join(", "))))
-            }
-        }
+        *self.0 = word(value, self.1)?;
+        Ok(())
     }
 
     fn write(&self) -> Option<Value> {
-        self.1
-            .iter()
-            .find(|(_, meant)| meant == &*self.0)
-            .map(|(word, _)| Value::String((*word).to_owned()))
+        written(*self.0, self.1)
+    }
+}
+
+impl<T: Copy + PartialEq> Slot for MaybeWord<'_, T> {
+    fn read(&mut self, value: &Value) -> Result<(), Wrong> {
+        *self.0 = Some(word(value, self.1)?);
+        Ok(())
+    }
+
+    fn write(&self) -> Option<Value> {
+        self.0.and_then(|meant| written(meant, self.1))
+    }
+
+    fn example(&self) -> String {
+        self.2.to_owned()
     }
 }
 
@@ -332,6 +355,34 @@ fn whole_right(range: &RangeInclusive<u64>, unit: &str) -> String {
 
 fn integer(number: u64) -> Value {
     Value::Integer(i64::try_from(number).unwrap_or(i64::MAX))
+}
+
+fn decimal(value: &Value, range: &RangeInclusive<f64>) -> Result<f64, Wrong> {
+    number(value)
+        .filter(|number| range.contains(number))
+        .ok_or_else(|| {
+            Wrong::value(
+                value,
+                format!("a number from {} to {}", range.start(), range.end()),
+            )
+        })
+}
+
+/// What one of a few words means.
+fn word<T: Copy>(value: &Value, words: &[(&str, T)]) -> Result<T, Wrong> {
+    let found = value
+        .as_str()
+        .and_then(|found| words.iter().find(|(word, _)| *word == found));
+    found.map(|(_, meant)| *meant).ok_or_else(|| {
+        let words: Vec<String> = words.iter().map(|(word, _)| quoted(word)).collect();
+        Wrong::value(value, format!("one of {}", words.join(", ")))
+    })
+}
+
+/// The word for what is meant.
+fn written<T: PartialEq>(meant: T, words: &[(&str, T)]) -> Option<Value> {
+    let found = words.iter().find(|(_, one)| *one == meant);
+    found.map(|(word, _)| Value::String((*word).to_owned()))
 }
 
 /// A number of either kind that TOML has.

@@ -6,12 +6,14 @@ use std::time::Duration;
 use taugate_ledger::units::Units;
 use toml::{Table, Value};
 
-use crate::task::{ID_BYTES_MAX, Task, TaskId, TaskKind, TaskLimits, Tasks, UnitRule, is_id};
+use crate::task::{
+    ID_BYTES_MAX, Task, TaskId, TaskKind, TaskLimits, Tasks, UnitRule, UsualTime, is_id,
+};
 
 use super::fault::{Fault, Wrong};
 use super::field::{Fields, Section};
 use super::reader;
-use super::slot::{Decimal, MaybeWhole, Millis, Seconds, Text, Whole, Word};
+use super::slot::{Decimal, MaybeDecimal, MaybeWhole, Millis, Seconds, Text, Whole, Word};
 
 /// More tasks than any network ever had, by a factor of ten.
 const TASKS_MAX: usize = 512;
@@ -136,6 +138,7 @@ pub fn task_of(id: TaskId, kind: TaskKind) -> Task {
         kind,
         unit_rule: unit_rules_of(kind)[0],
         weight: WEIGHT,
+        usual: None,
         cap,
         ceiling: None,
         context_tokens: 0,
@@ -265,9 +268,40 @@ impl Section for TaskSection<'_> {
              all are alike.",
             &mut Decimal(&mut task.weight, 0.0..=1.0),
         );
+        usual(&mut task.usual, fields);
         amounts(task, fields);
         requests(task, fields);
         limits(&mut task.limits, fields);
+    }
+}
+
+/// One place for each number; they are together or none.
+fn usual(usual: &mut Option<UsualTime>, fields: &mut dyn Fields) {
+    let mut overhead = usual.map(|usual| usual.overhead_s);
+    let mut unit = usual.map(|usual| usual.unit_s);
+    let mut variance = usual.map(|usual| usual.variance);
+    fields.field(
+        "usual_unit_s",
+        "Seconds that a unit usually takes; quicker answers score more, slower ones less. Not \
+         set: speed counts for nothing.",
+        &mut MaybeDecimal(&mut unit, 1e-6..=3600.0, "0.05"),
+    );
+    fields.field(
+        "usual_overhead_s",
+        "Seconds that an answer takes before its first unit; they are not counted.",
+        &mut MaybeDecimal(&mut overhead, 0.0..=3600.0, "1.0"),
+    );
+    fields.field(
+        "usual_variance",
+        "How fast slower answers lose: by exp(-variance) for each second a unit more.",
+        &mut MaybeDecimal(&mut variance, 0.0..=1e6, "20.0"),
+    );
+    if unit.is_some() || overhead.is_some() || variance.is_some() {
+        *usual = Some(UsualTime {
+            overhead_s: overhead.unwrap_or(0.0),
+            unit_s: unit.unwrap_or(0.0),
+            variance: variance.unwrap_or(0.0),
+        });
     }
 }
 

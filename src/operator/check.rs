@@ -42,14 +42,15 @@ pub fn remarks(config: &Config) -> Vec<String> {
         .tasks
         .iter()
         .filter(|task| task.kind != TaskKind::Chat);
-    unserved
-        .map(|task| {
-            format!(
-                "tasks.{}: only chat is served yet; its calls are refused",
-                task.id
-            )
-        })
-        .collect()
+    let unserved = unserved.map(|task| {
+        format!(
+            "tasks.{}: only chat is served yet; its calls are refused",
+            task.id
+        )
+    });
+    let idle = config.scores.idle().into_iter();
+    let idle = idle.map(|(key, needs)| format!("scores.{key}: counts with {needs} only"));
+    unserved.chain(idle).collect()
 }
 
 /// The store's file is there and can be opened, or its directory is there.

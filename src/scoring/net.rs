@@ -18,8 +18,12 @@ pub struct TaskScore {
 /// Everybody's part, by miner.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Net<M: Ord> {
-    /// A miner's part of each task that it does, 0 to 1, in the order of the tasks.
+    /// `l`: a miner's part of all effective capacity, 0 to 1, in the order of the tasks.
+    pub capacities: Vec<BTreeMap<M, f64>>,
+    /// `S_task`: its part of each task that it does, 0 to 1, in the same order.
     pub parts: Vec<BTreeMap<M, f64>>,
+    /// The sum of its parts, each times the task's weight.
+    pub scores: BTreeMap<M, f64>,
     /// A miner's part of everything, 0 to 1. They sum to 1, or all are 0.
     pub weights: BTreeMap<M, f64>,
 }
@@ -47,11 +51,15 @@ impl TaskScore {
 /// which nobody has any counts for nobody.
 #[must_use]
 pub fn net<M: Ord + Clone>(tasks: &[(f64, BTreeMap<M, f64>)], profile: &Profile) -> Net<M> {
-    let parts: Vec<BTreeMap<M, f64>> = tasks
+    let capacities: Vec<BTreeMap<M, f64>> = tasks
         .iter()
-        .map(|(_, effective)| shares(&shares(effective, 1.0), profile.exponent))
+        .map(|(_, effective)| shares(effective, 1.0))
         .collect();
-    let mut weights: BTreeMap<M, f64> = BTreeMap::new();
+    let parts: Vec<BTreeMap<M, f64>> = capacities
+        .iter()
+        .map(|of_all| shares(of_all, profile.exponent))
+        .collect();
+    let mut scores: BTreeMap<M, f64> = BTreeMap::new();
     for ((weight, _), parts) in tasks.iter().zip(&parts) {
         let weight = if weight.is_finite() {
             weight.max(0.0)
@@ -59,12 +67,14 @@ pub fn net<M: Ord + Clone>(tasks: &[(f64, BTreeMap<M, f64>)], profile: &Profile)
             0.0
         };
         for (miner, part) in parts {
-            *weights.entry(miner.clone()).or_default() += part * weight;
+            *scores.entry(miner.clone()).or_default() += part * weight;
         }
     }
     Net {
-        weights: shares(&weights, 1.0),
+        weights: shares(&scores, 1.0),
+        capacities,
         parts,
+        scores,
     }
 }
 

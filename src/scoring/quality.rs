@@ -5,19 +5,10 @@ use taugate_ledger::units::Units;
 use super::part;
 use super::profile::QualityRule;
 
+pub use crate::task::UsualTime;
+
 /// Checked answers that count, the newest: more of them tell little that these do not.
 pub const ANSWERS_MAX: usize = 50;
-
-/// A task's usual time, against which speed is held.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct UsualTime {
-    /// Seconds that an answer takes before its first unit.
-    pub overhead_s: f64,
-    /// Seconds a unit.
-    pub mean_s: f64,
-    /// How fast slower answers lose, per second and unit.
-    pub variance: f64,
-}
 
 /// An answer that was checked.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,36 +19,59 @@ pub struct Answer {
     pub seconds: f64,
     /// What was delivered.
     pub units: Units,
+    /// The usual time of the task that it was to; none: speed counts for nothing.
+    pub usual: Option<UsualTime>,
 }
 
-/// A task, as far as quality is concerned.
+/// A miner's quality in a task, and how it came about.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Judged {
-    /// Its usual time; none: speed counts for nothing.
-    pub usual: Option<UsualTime>,
-    /// Whether its judges are lenient, so that a low mean is not squared.
-    pub lenient: bool,
+pub struct Quality {
+    /// What counts.
+    pub value: f64,
+    /// The mean over the answers, of quality x speed or of quality to a power.
+    pub mean: f64,
+    /// Whether the mean was so low that it was squared.
+    pub squared: bool,
+    /// Units x quality a second, and the bonus for its rank, where the rule ranks.
+    pub rank: Option<(f64, f64)>,
 }
 
 // === impl UsualTime ===
 
 impl UsualTime {
+    /// Seconds a unit beyond the overhead; none for an answer without units.
+    #[must_use]
+    pub fn took(&self, answer: &Answer) -> Option<f64> {
+        let beyond = (answer.seconds - self.overhead_s).max(0.0);
+        (!answer.units.is_zero()).then(|| beyond / answer.units.as_f64())
+    }
+
     /// `1 + (best - 1) ((m - t) / m)^curve` for an answer quicker than usual, else
     /// `exp((m - t) v)`: `t` is seconds a unit beyond the overhead, `m` the usual. 1 for an
     /// answer without units.
     #[must_use]
     pub fn speed(&self, answer: &Answer, best: f64, curve: f64) -> f64 {
-        if answer.units.is_zero() {
+        let Some(took) = self.took(answer) else {
             return 1.0;
-        }
-        let took = (answer.seconds - self.overhead_s).max(0.0) / answer.units.as_f64();
-        let speed = if took > self.mean_s || self.mean_s <= 0.0 {
-            ((self.mean_s - took) * self.variance).min(0.0).exp()
+        };
+        let speed = if took > self.unit_s || self.unit_s <= 0.0 {
+            ((self.unit_s - took) * self.variance).min(0.0).exp()
         } else {
-            1.0 + (best - 1.0) * ((self.mean_s - took) / self.mean_s).powf(curve)
+            1.0 + (best - 1.0) * ((self.unit_s - took) / self.unit_s).powf(curve)
         };
         // Times that are no numbers say nothing.
         if speed.is_nan() { 1.0 } else { speed }
+    }
+}
+
+// === impl Answer ===
+
+impl Answer {
+    /// What its speed is worth; 1 where the task has no usual time.
+    #[must_use]
+    pub fn speed(&self, best: f64, curve: f64) -> f64 {
+        self.usual
+            .map_or(1.0, |usual| usual.speed(self, best, curve))
     }
 }
 
@@ -66,25 +80,26 @@ impl UsualTime {
 impl QualityRule {
     /// The quality of each miner of a task, in the order in which they came; 0 for one without
     /// a checked answer. Of each the first [`ANSWERS_MAX`] count, so they come newest first, a
-    /// miner's answers to other tasks behind those to this one.
+    /// miner's answers to other tasks behind those to this one. Where the task's judges are
+    /// `lenient`, a low mean is not squared.
     #[must_use]
-    pub fn qualities(&self, task: &Judged, miners: &[&[Answer]]) -> Vec<f64> {
+    pub fn qualities(&self, lenient: bool, miners: &[&[Answer]]) -> Vec<Quality> {
         let miners: Vec<&[Answer]> = miners
             .iter()
             .map(|answers| &answers[..answers.len().min(ANSWERS_MAX)])
             .collect();
         match *self {
-            Self::Paced { best, curve } => miners
-                .iter()
-                .map(|answers| {
-                    mean(answers.iter().map(|answer| {
-                        let speed = task
-                            .usual
-                            .map_or(1.0, |usual| usual.speed(answer, best, curve));
-                        part(answer.quality) * speed
-                    }))
-                })
-                .collect(),
+            Self::Paced { best, curve } => {
+                let paced = |answer: &Answer| part(answer.quality) * answer.speed(best, curve);
+                let means = miners.iter().map(|answers| mean(answers.iter().map(paced)));
+                means
+                    .map(|mean| Quality {
+                        value: mean,
+                        mean,
+                        ..Quality::default()
+                    })
+                    .collect()
+            }
             Self::Ranked {
                 power,
                 squared_up_to,
@@ -95,22 +110,22 @@ impl QualityRule {
                     .iter()
                     .map(|answers| typical_speed(answers, speed_at))
                     .collect();
-                let bonus = |own: f64| rank_bonus(&speeds, own, spread);
-                let quality = |answers: &[Answer]| {
+                let quality = |(answers, speed): (&&[Answer], &f64)| {
                     let all = answers
                         .iter()
                         .map(|answer| part(answer.quality).powf(power));
                     let mean = mean(all);
-                    if mean <= squared_up_to && !task.lenient {
-                        mean * mean
-                    } else {
-                        mean
+                    let squared = mean <= squared_up_to && !lenient;
+                    let bonus = rank_bonus(&speeds, *speed, spread);
+                    let kept = if squared { mean * mean } else { mean };
+                    Quality {
+                        value: kept * (1.0 + bonus),
+                        mean,
+                        squared,
+                        rank: Some((*speed, bonus)),
                     }
                 };
-                let pairs = miners.iter().zip(&speeds);
-                pairs
-                    .map(|(answers, speed)| quality(answers) * (1.0 + bonus(*speed)))
-                    .collect()
+                miners.iter().zip(&speeds).map(quality).collect()
             }
         }
     }

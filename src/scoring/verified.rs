@@ -11,11 +11,17 @@ use super::profile::CapacityRule;
 /// and one that met a hiccup takes little away. A miner without a burst has shown nothing.
 #[must_use]
 pub fn counted(rule: CapacityRule, allotment: Units, bursts: &[f64], period_s: u64) -> Units {
+    allotment.min(shown(rule, allotment, bursts, period_s))
+}
+
+/// What was shown, units a period, be it more than the allotment; the allotment where nothing
+/// has to be shown.
+#[must_use]
+pub fn shown(rule: CapacityRule, allotment: Units, bursts: &[f64], period_s: u64) -> Units {
     match rule {
         CapacityRule::Declared => allotment,
         CapacityRule::Verified { bursts: newest } => {
-            let rate = median(&bursts[..bursts.len().min(newest)]);
-            allotment.min(Units::new(period_s).scaled(rate))
+            Units::new(period_s).scaled(median(&bursts[..bursts.len().min(newest)]))
         }
     }
 }

@@ -5,10 +5,14 @@ use crate::support::process::Place;
 #[tokio::test]
 async fn a_look_at_a_configuration_finds_what_would_not_start() {
     let place = Place::new(
-        "[keys]\nrequired = false\n[registry]\nopen_registration = true\n[tasks.tiny]\n",
+        "[keys]\nrequired = false\n[registry]\nopen_registration = true\n[tasks.tiny]\n\
+         [scores]\nspeed_at = 0.5\n",
     );
     let looked = place.run(&["gateway", "--check"]).await;
     assert!(looked.status.success(), "{looked:?}");
+    let remarks = String::from_utf8_lossy(&looked.stderr).into_owned();
+    let idle = "scores.speed_at: counts with quality = \"ranked\" only";
+    assert!(remarks.contains(idle), "{remarks}");
     assert!(!place.store().exists(), "a look makes nothing");
 
     let text = std::fs::read_to_string(place.config()).expect("a configuration");

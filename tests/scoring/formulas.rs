@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use taugate::scoring::profile::{Newcomer, QualityRule};
-use taugate::scoring::quality::{Answer, Judged, UsualTime};
+use taugate::scoring::quality::{Answer, UsualTime};
 use taugate::scoring::reliability::{PastPeriod, Tally, history};
 use taugate::scoring::{Profile, TaskScore, net};
 use taugate_ledger::units::Units;
 
 const JUNE: UsualTime = UsualTime {
     overhead_s: 1.0,
-    mean_s: 0.0125,
+    unit_s: 0.0125,
     variance: 80.0,
 };
 const JULY: UsualTime = UsualTime {
-    mean_s: 0.008,
+    unit_s: 0.008,
     ..JUNE
 };
 
@@ -79,6 +79,7 @@ fn speed_against_the_usual_time() {
         quality: 1.0,
         seconds,
         units: Units::new(1200),
+        usual: None,
     };
     close(JUNE.speed(&answer(7.0), 1.4, 0.5), 1.309_839, 6);
     close(JULY.speed(&answer(7.0), 1.6, 0.25), 1.469_525, 6);
@@ -139,6 +140,7 @@ fn quality_with_a_bonus_by_rank() {
                 quality,
                 seconds: 1.0,
                 units: Units::new(speed),
+                usual: None,
             })
             .collect::<Vec<_>>()
     };
@@ -146,38 +148,34 @@ fn quality_with_a_bonus_by_rank() {
     let b = answers([0.9, 0.8, 0.95, 0.85], [60, 55, 58, 70]);
     let c = answers([1.0; 4], [20, 25, 22, 30]);
     let rule = Profile::nineteen_6_3().quality;
-    let found = rule.qualities(&Judged::default(), &[&a, &b, &c]);
-    close(found[0], 0.944_940, 6);
-    close(found[1], 0.839_969, 6);
-    close(found[2], 0.75, 6);
+    let found = rule.qualities(false, &[&a, &b, &c]);
+    close(found[0].value, 0.944_940, 6);
+    close(found[1].value, 0.839_969, 6);
+    close(found[2].value, 0.75, 6);
     // Alone there is no rank; a lenient judge's mean is not squared.
-    close(rule.qualities(&Judged::default(), &[&b])[0], 0.671_975, 6);
-    let lenient = Judged {
-        lenient: true,
-        ..Judged::default()
-    };
-    close(rule.qualities(&lenient, &[&b])[0], 0.819_741, 6);
+    close(rule.qualities(false, &[&b])[0].value, 0.671_975, 6);
+    close(rule.qualities(true, &[&b])[0].value, 0.819_741, 6);
 }
 
 #[test]
 fn quality_with_speed_counts_the_newest_fifty() {
     let rule = Profile::taugate().quality;
-    let task = Judged {
-        usual: Some(JUNE),
-        lenient: false,
-    };
     let answer = |quality| Answer {
         quality,
         seconds: 7.0,
         units: Units::new(1200),
+        usual: Some(JUNE),
     };
     let newest = [vec![answer(0.5); 50], vec![answer(1.0); 500]].concat();
-    let found = rule.qualities(&task, &[&newest, &[], &[answer(1.0)]]);
-    close(found[0], 0.5 * 1.309_839, 6);
-    close(found[1], 0.0, 12); // nothing was checked
-    close(found[2], 1.309_839, 6);
-    let no_time = rule.qualities(&Judged::default(), &[&[answer(0.75)]]);
-    close(no_time[0], 0.75, 12);
+    let found = rule.qualities(false, &[&newest, &[], &[answer(1.0)]]);
+    close(found[0].value, 0.5 * 1.309_839, 6);
+    close(found[1].value, 0.0, 12); // nothing was checked
+    close(found[2].value, 1.309_839, 6);
+    let no_time = Answer {
+        usual: None,
+        ..answer(0.75)
+    };
+    close(rule.qualities(false, &[&[no_time]])[0].value, 0.75, 12);
 }
 
 // === Sense, whatever comes in ===
@@ -247,14 +245,11 @@ proptest! {
             0..6,
         ),
     ) {
-        let task = Judged {
-            usual: usual.map(|(overhead_s, mean_s, variance)| UsualTime {
-                overhead_s,
-                mean_s,
-                variance,
-            }),
-            lenient,
-        };
+        let usual = usual.map(|(overhead_s, unit_s, variance)| UsualTime {
+            overhead_s,
+            unit_s,
+            variance,
+        });
         let miners: Vec<Vec<Answer>> = miners
             .into_iter()
             .map(|answers| {
@@ -264,18 +259,19 @@ proptest! {
                         quality,
                         seconds,
                         units: Units::new(units),
+                        usual,
                     })
                     .collect()
             })
             .collect();
         let borrowed: Vec<&[Answer]> = miners.iter().map(Vec::as_slice).collect();
-        let found = profile.quality.qualities(&task, &borrowed);
+        let found = profile.quality.qualities(lenient, &borrowed);
         prop_assert_eq!(found.len(), miners.len());
         let most = match profile.quality {
             QualityRule::Paced { best, .. } => best,
             QualityRule::Ranked { spread, .. } => 1.0 + spread / 2.0,
         };
-        for quality in found {
+        for quality in found.into_iter().map(|quality| quality.value) {
             prop_assert!((0.0..=most + 1e-9).contains(&quality), "{quality}");
         }
     }
