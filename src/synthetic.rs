@@ -8,6 +8,12 @@
 //! A check goes the way of every call, with the origin synthetic and pinned to its miner: the
 //! same connections, messages and names, so that a miner cannot tell it from a client's request.
 
+pub mod draw;
+pub mod due;
+pub mod forecast;
+pub mod pacing;
+pub mod settings;
+
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -17,6 +23,8 @@ use taugate_ledger::units::Units;
 
 use crate::call::StillDue;
 use crate::task::Task;
+
+pub use settings::{Mode, PlannerSettings};
 
 /// One check that is to be sent.
 #[derive(Clone, Debug)]
