@@ -10,8 +10,10 @@
 //! has taken out of it counts as delivered.
 
 pub mod attempt;
+pub mod displaced;
 mod ending;
 mod observed;
+pub mod order;
 pub mod outlet;
 pub mod payload;
 pub mod record;
@@ -19,6 +21,8 @@ pub mod relay;
 pub mod settle;
 pub mod trace;
 pub mod waiting;
+pub mod whole;
+pub mod witness;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -95,6 +99,8 @@ pub struct Admitted {
     pub pinned: Option<Arc<str>>,
     /// For a check: whether it is still due once it holds its units; `None`: it always is.
     pub due: Option<StillDue>,
+    /// Who sees its answer beside the client; the call takes it.
+    pub witness: Option<witness::Witness>,
     /// Whether `Started` explains the choice.
     pub explain: bool,
     /// On the receipt only.
@@ -129,6 +135,8 @@ pub struct Calls {
     pub trace: trace::TraceSettings,
     /// Calls that wait for a free miner.
     pub waiting: waiting::Waiting,
+    /// Checks that run, and give way to clients' calls.
+    pub checks: Arc<displaced::Checks>,
     /// How many failed attempts may be tried again: a part of all calls, so that failing
     /// miners do not double the load.
     pub retries: ArcSwap<TpsBudget>,
@@ -184,6 +192,9 @@ pub enum CallError {
     /// The gateway ends.
     #[error("the gateway drains")]
     Draining,
+    /// A check that gave its place to a client's call.
+    #[error("a client's call took the check's place")]
+    Displaced,
     /// A check that is not due any more; nothing was sent.
     #[error("not due any more")]
     NotDue,

@@ -12,6 +12,7 @@ use taugate_ledger::units::Units;
 use tokio::time::{Instant, Interval, timeout, timeout_at};
 use tower::retry::budget::Budget as _;
 
+use super::displaced::Taken;
 use super::outlet::{Event, Outlet};
 use super::payload::{says_nothing_yet, text_only};
 use super::record::Attempt;
@@ -25,7 +26,7 @@ use crate::proto::v1;
 use crate::registry::snapshot::Offer;
 use crate::routing::{NoChoice, Wish};
 
-/// A miner that was chosen and holds what the call needs.
+/// A miner that holds what the call needs.
 struct Chosen {
     offer: Offer,
     held: Reservation,
@@ -41,6 +42,8 @@ pub(super) struct Run {
     excluded: Vec<CellId>,
     /// How long it may still wait in line, over all its attempts.
     wait_left: Duration,
+    /// Places of checks that it took.
+    taken: Taken,
 }
 
 /// How an attempt that brought nothing ended.
@@ -66,6 +69,7 @@ pub(super) async fn run(
         guard,
         excluded: Vec::new(),
         wait_left,
+        taken: Taken::default(),
     };
     run.work().await;
 }
@@ -85,8 +89,9 @@ impl Run {
                 }
             };
             failpoint::hit("reserve");
-            if let Err(Missed::Over(outcome, finish, error)) = self.still_due(&chosen) {
-                return self.fail(outcome, finish, error);
+            if let Err(error) = self.may_go(&chosen) {
+                let finish = Finish::Attempt(Outcome::Cancelled);
+                return self.fail(Outcome::Cancelled, finish, error);
             }
             let offer = chosen.offer.clone();
             self.begin(chosen);
@@ -95,7 +100,9 @@ impl Run {
                 Ok((stream, first)) => return self.relay(stream, first).await,
                 Err(Missed::Again(outcome)) => {
                     self.guard.abandon(outcome, Cause::Failover);
-                    self.excluded.push(offer.cell);
+                    if outcome != Outcome::Busy || !self.has_displaced(offer.cell) {
+                        self.excluded.push(offer.cell);
+                    }
                     if !self.may_retry() {
                         let finish = Finish::Attempt(outcome);
                         return self.fail(outcome, finish, self.exhausted());
@@ -168,7 +175,7 @@ impl Run {
             let _head = place.head().await;
             loop {
                 match self.try_choose().await {
-                    Err(CallError::AllBusy) => {}
+                    Err(CallError::AllBusy) => self.displace(),
                     ended => return ended,
                 }
                 // A miner that says it is free says so to the registry only: look now and then.
@@ -186,6 +193,22 @@ impl Run {
                 _ = progress.tick() => self.say_progress(v1::Phase::Waiting),
             }
         }
+    }
+
+    /// Lets a check give way, whose miner this call could have.
+    fn displace(&self) {
+        let (checks, task) = (&self.guard.calls.checks, &self.admitted.task.id);
+        let left = |cell| self.admitted.table.left(cell);
+        let would_do = |cell| !self.excluded.contains(&cell) && left(cell) >= self.units();
+        if self.admitted.origin == Origin::Organic {
+            self.taken.take(checks, task, would_do);
+        }
+    }
+
+    /// Whether a miner's "too many" comes of a check.
+    fn has_displaced(&self, cell: CellId) -> bool {
+        let (checks, task) = (&self.guard.calls.checks, &self.admitted.task.id);
+        self.admitted.origin == Origin::Organic && self.taken.take_at(checks, task, cell)
     }
 
     fn unchosen(&self, error: CallError) -> Missed {
@@ -214,7 +237,7 @@ impl Run {
         }
     }
 
-    /// One look over the miners, without waiting for one.
+    /// One look over the miners, without waiting.
     async fn try_choose(&self) -> Result<Chosen, CallError> {
         let calls = &self.guard.calls;
         if self.guard.outlet.is_gone() {
@@ -282,15 +305,24 @@ impl Run {
         })
     }
 
-    /// Whether a check that holds its units is to be sent at all. It leaves nothing else:
-    /// what it holds goes back with `chosen`.
-    fn still_due(&self, chosen: &Chosen) -> Result<(), Missed> {
-        let due = self.admitted.due.as_ref();
-        if due.is_none_or(|due| due.is_due(chosen.held.reserved())) {
+    /// A check looks once more before it is sent: whether it is still due, and whether clients'
+    /// calls wait. One that does not go leaves nothing: what it holds goes back with `chosen`.
+    fn may_go(&mut self, chosen: &Chosen) -> Result<(), CallError> {
+        if self.admitted.origin == Origin::Organic {
             return Ok(());
         }
-        let finish = Finish::Attempt(Outcome::Cancelled);
-        Err(Missed::Over(Outcome::Cancelled, finish, CallError::NotDue))
+        let due = self.admitted.due.as_ref();
+        if due.is_some_and(|due| !due.is_due(chosen.held.reserved())) {
+            return Err(CallError::NotDue);
+        }
+        let (calls, task) = (Arc::clone(&self.guard.calls), &self.admitted.task.id);
+        let place = calls.checks.enter(task, chosen.offer.cell);
+        self.guard.enter(place.ok_or(CallError::Crowded)?);
+        // Looked at once it can give way: a call that waits from now on sees this check.
+        if calls.waiting.is_queued(task) {
+            return Err(CallError::AllBusy);
+        }
+        Ok(())
     }
 
     /// What the call holds at its start.
@@ -349,6 +381,10 @@ impl Run {
                 }
                 () = calls.cut.cancelled() => {
                     return Err(Missed::Over(Outcome::Cancelled, Finish::Drained, CallError::Draining));
+                }
+                () = self.guard.displaced() => {
+                    let finish = Finish::Attempt(Outcome::Cancelled);
+                    return Err(Missed::Over(Outcome::Cancelled, finish, CallError::Displaced));
                 }
                 reached = &mut reaching => {
                     return reached.map_err(|error| Missed::Again(error.outcome()));

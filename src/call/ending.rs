@@ -77,6 +77,7 @@ impl Run {
         if !self.delivered_all().await {
             return;
         }
+        self.guard.show_ends(&choices);
         let durable = self.guard.settle(Outcome::Good, Ending::whole());
         let recorded = match durable {
             Some(durable) => self.recorded(durable).await,
@@ -124,7 +125,10 @@ impl Run {
     async fn break_off(&mut self, outcome: Outcome, ending: Ending, error: CallError) {
         if matches!(
             error,
-            CallError::SlowConsumer | CallError::Draining | CallError::Deadline(_)
+            CallError::SlowConsumer
+                | CallError::Draining
+                | CallError::Displaced
+                | CallError::Deadline(_)
         ) {
             self.guard.outlet.cut(error);
             drop(self.guard.settle(outcome, ending));

@@ -147,13 +147,19 @@ impl Attempt {
             .map(|first| first.saturating_duration_since(self.sent))
     }
 
+    /// From dispatch to the end, or until now.
+    #[must_use]
+    pub fn duration(&self) -> Duration {
+        let ended = self.ended.unwrap_or_else(Instant::now);
+        ended.saturating_duration_since(self.sent)
+    }
+
     /// What routing learns from this attempt.
     #[must_use]
     pub fn sample(&self, prompt_units: Units) -> Sample {
-        let ended = self.ended.unwrap_or_else(Instant::now);
         Sample {
             first_chunk: self.to_first_chunk(),
-            duration: ended.saturating_duration_since(self.sent),
+            duration: self.duration(),
             units: self.units,
             output: self.units.saturating_sub(prompt_units),
         }

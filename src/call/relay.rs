@@ -56,6 +56,7 @@ pub(super) enum RelayEnd {
 enum Step {
     Event(Result<MinerEvent, MinerFault>),
     Gone,
+    Displaced,
     Cut,
     Tick,
 }
@@ -102,6 +103,10 @@ impl Relay {
                 }
                 Step::Event(Err(fault)) => return broken(fault),
                 Step::Gone => return RelayEnd::Gone,
+                Step::Displaced => {
+                    let ending = Ending::broken(Finish::Attempt(Outcome::Cancelled));
+                    return RelayEnd::Broken(Outcome::Cancelled, ending, CallError::Displaced);
+                }
                 Step::Cut => {
                     let ending = Ending::broken(Finish::Drained);
                     return RelayEnd::Broken(Outcome::Cancelled, ending, CallError::Draining);
@@ -120,6 +125,7 @@ impl Relay {
             biased;
             () = guard.outlet.gone() => Step::Gone,
             () = self.cut.cancelled() => Step::Cut,
+            () = guard.displaced() => Step::Displaced,
             event = self.stream.next() => Step::Event(event),
             () = tokio::time::sleep_until(next) => Step::Tick,
         }
@@ -201,7 +207,7 @@ impl Relay {
         }
     }
 
-    fn hand_over(&mut self, guard: &Guard, delta: v1::Delta) -> Result<(), RelayEnd> {
+    fn hand_over(&mut self, guard: &mut Guard, delta: v1::Delta) -> Result<(), RelayEnd> {
         self.said |= says_something(&delta);
         let units = self.passed.div_ceil(4);
         self.passed = self.passed.saturating_add(code_points(&delta));
@@ -211,6 +217,7 @@ impl Relay {
         self.bytes = self
             .bytes
             .saturating_add(prost::Message::encoded_len(&delta));
+        guard.show(&delta);
         match guard.outlet.push(Event::Delta(delta), self.passed) {
             Ok(()) => Ok(()),
             Err(Blocked::Gone) => Err(RelayEnd::Gone),

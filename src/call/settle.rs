@@ -10,12 +10,15 @@ use taugate_ledger::units::Units;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::displaced::Place;
 use super::observed::observe;
 use super::outlet::Outlet;
 use super::record::Record;
+use super::witness::Witness;
 use super::{Admitted, CallError, CallSettings, Calls};
 use crate::books::Slot;
 use crate::failpoint;
+use crate::proto::v1;
 use crate::routing::InFlight;
 
 /// What must be given back when a call ends, and the record of it.
@@ -31,6 +34,9 @@ pub(super) struct Guard {
     held: Option<Reservation>,
     /// The running attempt's place at its miner.
     in_flight: Option<InFlight>,
+    /// A check's place among those that run.
+    place: Option<Place>,
+    witness: Option<Witness>,
     slot: Option<Slot>,
     /// When the last part was booked.
     part_at: Instant,
@@ -74,6 +80,8 @@ impl Guard {
             outlet,
             held: None,
             in_flight: None,
+            place: None,
+            witness: admitted.witness.take(),
             slot: admitted.slot.take(),
             part_at: Instant::now(),
         }
@@ -89,6 +97,33 @@ impl Guard {
         self.record.attempts.push(attempt);
         self.held = Some(held);
         self.in_flight = Some(in_flight);
+    }
+
+    /// Notes where a check runs, before it begins.
+    pub(super) fn enter(&mut self, place: Place) {
+        self.place = Some(place);
+    }
+
+    /// Waits until a check has to give way; for ever where this is none.
+    pub(super) async fn displaced(&self) {
+        match &self.place {
+            Some(place) => place.left().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Shows a piece of the answer to who sees it beside the client.
+    pub(super) fn show(&mut self, delta: &v1::Delta) {
+        if let Some(witness) = &mut self.witness {
+            witness.delta(delta);
+        }
+    }
+
+    /// Shows how the choices ended.
+    pub(super) fn show_ends(&mut self, ends: &[v1::ChoiceEnd]) {
+        if let Some(witness) = &mut self.witness {
+            witness.ends(ends);
+        }
     }
 
     /// Ends an attempt that delivered nothing; its units go back.
@@ -194,6 +229,9 @@ impl Guard {
             &self.calls.trace,
             ending.finish,
         );
+        if let Some(witness) = self.witness.take() {
+            witness.tell(&self.record, ending.finish);
+        }
         Some(durable)
     }
 
@@ -235,6 +273,7 @@ impl Guard {
 
     fn close_attempt(&mut self, outcome: Outcome) {
         let now_ms = self.calls.now_ms();
+        self.place = None;
         let Some(in_flight) = self.in_flight.take() else {
             return;
         };

@@ -1,13 +1,11 @@
 //! From a request to an admitted call: every field checked before anything is held, all
 //! faults reported at once.
 
-use taugate_ledger::units::Units;
-
 use super::status::FieldFault;
+use crate::call::order::{Order, Prompt};
 use crate::proto::v1;
 use crate::proto::v1::generate_request::Payload;
-use crate::proto::v1::miner_generate_request as to_miner;
-use crate::task::{CharCount, Task, TaskKind};
+use crate::task::{Task, TaskKind};
 
 /// Messages of a conversation.
 const MESSAGES_MAX: usize = 4096;
@@ -24,23 +22,6 @@ const LABELS_MAX: usize = 8;
 /// A token is at least about a quarter of these many bytes in every script that models
 /// read, so that a longer prompt cannot fit whatever its tokenizer.
 const BYTES_PER_TOKEN_MAX: u64 = 16;
-
-/// What a request is asked to hold and to send.
-#[derive(Debug)]
-pub(super) struct Order {
-    /// The payload for miners, defaults filled in.
-    pub(super) payload: to_miner::Payload,
-    /// Size of the prompt, bytes, its pictures with it: a miner gets time for all of them.
-    pub(super) prompt_bytes: usize,
-    /// Units of the prompt.
-    pub(super) prompt_units: Units,
-    /// Units to hold for the answer.
-    pub(super) output_units: Units,
-    /// The most units of the answer.
-    pub(super) output_units_max: Units,
-    /// Independent answers.
-    pub(super) choices: u32,
-}
 
 /// Collects faults with their field paths.
 #[derive(Debug, Default)]
@@ -135,10 +116,16 @@ pub(super) fn order(task: &Task, payload: Option<Payload>) -> Result<Order, Vec<
     Err(faults.0)
 }
 
-fn chat_order(task: &Task, mut chat: v1::ChatPayload) -> Result<Order, Vec<FieldFault>> {
+fn chat_order(task: &Task, chat: v1::ChatPayload) -> Result<Order, Vec<FieldFault>> {
     let mut faults = Faults::default();
-    let mut prompt = check_messages(&mut faults, &chat.messages);
-    check_tools(&mut faults, &chat, &mut prompt);
+    let prompt = Prompt::of(&chat);
+    check_messages(&mut faults, &chat.messages);
+    faults.check(
+        prompt.image_bytes <= IMAGE_BYTES_MAX,
+        "chat.messages",
+        "have more than 8 MiB of images",
+    );
+    check_tools(&mut faults, &chat);
     check_sampling(&mut faults, chat.sampling.as_ref());
     check_bounds(&mut faults, &chat, task);
     if task.context_tokens > 0 {
@@ -152,45 +139,11 @@ fn chat_order(task: &Task, mut chat: v1::ChatPayload) -> Result<Order, Vec<Field
             ),
         );
     }
-    let choices = chat.choices.unwrap_or(1);
-    let tokens = u64::from(chat.max_tokens.unwrap_or_else(|| tokens_default(task)));
-    chat.max_tokens = u32::try_from(tokens).ok();
-    let per_choice = Units::new(tokens);
-    let limit = per_choice.saturating_mul(u64::from(choices));
-    faults.done(Order {
-        prompt_bytes: prompt.bytes.saturating_add(prompt.image_bytes),
-        prompt_units: prompt_units(prompt.chars, task.prompt_factor),
-        output_units: limit.scaled(task.reserve_factor).max(Units::new(1)),
-        output_units_max: limit.scaled(task.growth_factor).max(Units::new(1)),
-        choices,
-        payload: to_miner::Payload::Chat(chat),
-    })
+    faults.done(())?;
+    Ok(Order::chat(task, chat, &prompt))
 }
 
-fn tokens_default(task: &Task) -> u32 {
-    u32::try_from(task.default_request.min(task.largest_request)).unwrap_or(u32::MAX)
-}
-
-/// `ceil(code points x factor / 4)`, in integers: the factor in millionths.
-fn prompt_units(chars: CharCount, factor: f64) -> Units {
-    const MILLION: u64 = 1_000_000;
-    let millionths = Units::new(MILLION).scaled(factor).get();
-    let product = u128::from(chars.chars()) * u128::from(millionths);
-    let units = product.div_ceil(u128::from(MILLION) * 4);
-    Units::new(u64::try_from(units).unwrap_or(u64::MAX))
-}
-
-/// What a prompt measures.
-#[derive(Debug, Default)]
-struct Prompt {
-    chars: CharCount,
-    bytes: usize,
-    /// Beside those of its texts.
-    image_bytes: usize,
-}
-
-fn check_messages(faults: &mut Faults, messages: &[v1::ChatMessage]) -> Prompt {
-    let mut prompt = Prompt::default();
+fn check_messages(faults: &mut Faults, messages: &[v1::ChatMessage]) {
     let count = (1..=MESSAGES_MAX).contains(&messages.len());
     faults.check(count, "chat.messages", "must be 1 to 4096");
     for (index, message) in messages.iter().enumerate().take(MESSAGES_MAX) {
@@ -209,39 +162,19 @@ fn check_messages(faults: &mut Faults, messages: &[v1::ChatMessage]) -> Prompt {
         }
         for part in &message.parts {
             match &part.part {
-                Some(v1::content_part::Part::Text(text)) => prompt.text(text),
+                Some(v1::content_part::Part::Text(_)) => {}
                 Some(v1::content_part::Part::Image(image)) => {
-                    check_image(faults, &field("parts"), image, &mut prompt);
+                    check_image(faults, &field("parts"), image);
                 }
                 None => faults.add(field("parts"), "must have text or an image each"),
             }
         }
-        for call in &message.tool_calls {
-            prompt.text(&call.arguments);
-            prompt.text(&call.name);
-        }
-    }
-    faults.check(
-        prompt.image_bytes <= IMAGE_BYTES_MAX,
-        "chat.messages",
-        "have more than 8 MiB of images",
-    );
-    prompt
-}
-
-// === impl Prompt ===
-
-impl Prompt {
-    fn text(&mut self, text: &str) {
-        self.chars.add(text);
-        self.bytes = self.bytes.saturating_add(text.len());
     }
 }
 
-fn check_image(faults: &mut Faults, field: &str, image: &v1::ImagePart, prompt: &mut Prompt) {
+fn check_image(faults: &mut Faults, field: &str, image: &v1::ImagePart) {
     match &image.source {
-        Some(v1::image_part::Source::Data(data)) => {
-            prompt.image_bytes = prompt.image_bytes.saturating_add(data.len());
+        Some(v1::image_part::Source::Data(_)) => {
             let typed = image.mime.starts_with("image/") && image.mime.len() <= 64;
             faults.check(
                 typed,
@@ -263,18 +196,13 @@ fn check_image(faults: &mut Faults, field: &str, image: &v1::ImagePart, prompt: 
     faults.check(detail, field, "know the details auto, low and high");
 }
 
-/// A model reads its tools and the schema of its answer like the rest of its prompt: what
-/// they cost is charged, and a miner gets time for them.
-fn check_tools(faults: &mut Faults, chat: &v1::ChatPayload, prompt: &mut Prompt) {
+fn check_tools(faults: &mut Faults, chat: &v1::ChatPayload) {
     faults.check(
         chat.tools.len() <= TOOLS_MAX,
         "chat.tools",
         "must be at most 256",
     );
     for (index, tool) in chat.tools.iter().enumerate().take(TOOLS_MAX) {
-        for text in [&tool.name, &tool.description, &tool.parameters_json] {
-            prompt.text(text);
-        }
         let plain = tool
             .name
             .bytes()
@@ -311,7 +239,6 @@ fn check_tools(faults: &mut Faults, chat: &v1::ChatPayload, prompt: &mut Prompt)
         .and_then(|format| format.format.as_ref())
     {
         let text = schema.schema_json.as_str();
-        prompt.text(text);
         let json =
             text.len() <= 64 * 1024 && serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
         faults.check(
@@ -396,31 +323,9 @@ fn check_bounds(faults: &mut Faults, chat: &v1::ChatPayload, task: &Task) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use taugate_ledger::units::Units;
 
-    #[test]
-    fn tools_and_schemas_are_part_of_the_prompt() {
-        let schema = v1::JsonSchemaFormat {
-            schema_json: "{}".into(),
-            ..v1::JsonSchemaFormat::default()
-        };
-        let chat = v1::ChatPayload {
-            tools: vec![v1::Tool {
-                name: "look".into(),
-                description: "grüßt".into(),
-                parameters_json: "[1]".into(),
-                strict: None,
-            }],
-            response_format: Some(v1::ResponseFormat {
-                format: Some(v1::response_format::Format::JsonSchema(schema)),
-            }),
-            ..v1::ChatPayload::default()
-        };
-        let (mut faults, mut prompt) = (Faults::default(), Prompt::default());
-        check_tools(&mut faults, &chat, &mut prompt);
-        assert_eq!(faults.done(()), Ok(()));
-        assert_eq!((prompt.chars.chars(), prompt.bytes), (14, 16));
-    }
+    use super::*;
 
     #[test]
     fn a_miner_gets_time_for_pictures_and_no_context_is_too_small_for_them() {
@@ -449,20 +354,5 @@ mod tests {
         let order = order(&task, Some(Payload::Chat(chat))).unwrap();
         assert_eq!(order.prompt_bytes, 64 * 1024 + 4);
         assert_eq!(order.prompt_units, Units::new(1));
-    }
-
-    #[test]
-    fn a_prompt_is_charged_by_its_factor_rounded_up_once() {
-        // N23.
-        let units = |text: &str, factor| {
-            let mut chars = CharCount::default();
-            chars.add(text);
-            prompt_units(chars, factor).get()
-        };
-        assert_eq!(units("hello", 0.1), 1);
-        assert_eq!(units(&"x".repeat(400), 0.1), 10);
-        assert_eq!(units(&"x".repeat(401), 0.1), 11);
-        assert_eq!(units("hello", 0.0), 0);
-        assert_eq!(units("hello", 1.0), 2);
     }
 }

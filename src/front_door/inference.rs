@@ -16,6 +16,7 @@ use super::deadline::Deadline;
 use super::measured::Asked;
 use super::status::{Delivered, FieldFault, Refusal, Scarce};
 use crate::books::Slot;
+use crate::call::whole::Whole;
 use crate::call::{Admitted, Answer, CallError, Calls, Event};
 use crate::identity::key_ring::Client;
 use crate::miner_client::Pool;
@@ -106,6 +107,7 @@ impl Inference {
             },
             pinned,
             due: None,
+            witness: None,
             explain: request.explain,
             labels: sorted(&request),
             table,
@@ -134,6 +136,7 @@ impl Inference {
         let period = self.calls.books.period_rest();
         match error {
             CallError::AllBusy => Refusal::NoCapacity(Scarce::Busy, soon),
+            CallError::Displaced => Refusal::NoCapacity(Scarce::Displaced, soon),
             CallError::AllSpent => Refusal::NoCapacity(Scarce::Spent, period),
             CallError::Ceiling => Refusal::TaskCeiling(period),
             CallError::NoMiner => Refusal::NoMiner,
@@ -205,7 +208,7 @@ impl v1::inference_service_server::InferenceService for Inference {
         while let Some(event) = answer.next().await {
             whole.add(event.map_err(|error| self.refusal(part, &task, error))?);
         }
-        Ok(Response::new(whole.0))
+        Ok(Response::new(whole.into_response()))
     }
 
     type StreamGenerateStream = Events;
@@ -311,69 +314,5 @@ fn task_info(task: &Task, market: Option<&Market>, left: v1::CapacityLeft) -> v1
         longest: prost_types::Duration::try_from(task.limits.total).ok(),
         miners: u32::try_from(miners).unwrap_or(u32::MAX),
         capacity_left: left.into(),
-    }
-}
-
-/// The fold of an answer's events.
-#[derive(Debug, Default)]
-struct Whole(v1::GenerateResponse);
-
-// === impl Whole ===
-
-impl Whole {
-    fn add(&mut self, event: Event) {
-        match event {
-            Event::Progress(_) => {}
-            Event::Started(started) => {
-                self.0.request_id = started.request_id;
-                self.0.miner = started.miner;
-            }
-            Event::Delta(delta) => self.delta(delta),
-            Event::Completed(completed) => {
-                for end in completed.choices {
-                    self.choice(end.choice).finish_reason = end.finish_reason;
-                }
-                self.0.choices.sort_unstable_by_key(|choice| choice.choice);
-                self.0.usage = completed.usage;
-                self.0.recorded = completed.recorded;
-                self.0.capacity_left = completed.capacity_left;
-            }
-        }
-    }
-
-    fn delta(&mut self, delta: v1::Delta) {
-        let choice = self.choice(delta.choice);
-        choice.content.push_str(&delta.content);
-        choice.reasoning.push_str(&delta.reasoning);
-        choice.refusal.push_str(&delta.refusal);
-        choice.logprobs.extend(delta.logprobs);
-        for fragment in delta.tool_calls {
-            // Bounded: an index beyond the calls that were opened opens the next one.
-            let index = (fragment.index as usize).min(choice.tool_calls.len());
-            if index == choice.tool_calls.len() {
-                choice.tool_calls.push(v1::ToolCall::default());
-            }
-            let call = &mut choice.tool_calls[index];
-            call.id.push_str(&fragment.id);
-            call.name.push_str(&fragment.name);
-            call.arguments.push_str(&fragment.arguments);
-        }
-    }
-
-    /// The choice of that number; the relay bounds the numbers.
-    fn choice(&mut self, number: u32) -> &mut v1::Choice {
-        let found = self
-            .0
-            .choices
-            .iter()
-            .position(|choice| choice.choice == number);
-        let at = found.unwrap_or_else(|| {
-            self.0.choices.push(v1::Choice {
-                choice: number,
-                ..v1::Choice::default()
-            });
-            self.0.choices.len() - 1
-        });
-        &mut self.0.choices[at]
     }
 }

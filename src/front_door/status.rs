@@ -33,6 +33,8 @@ pub enum Scarce {
     Busy,
     /// The allotments of the period are spent.
     Spent,
+    /// A check gave its place at a miner to a client's request.
+    Displaced,
 }
 
 /// What there may only be so much of.
@@ -279,6 +281,7 @@ impl Refusal {
             Self::NotRegistered => "the hotkey is not registered",
             Self::NoCapacity(Scarce::Busy, _) => "every miner of the task is busy",
             Self::NoCapacity(Scarce::Spent, _) => "the task's capacity of this period is spent",
+            Self::NoCapacity(Scarce::Displaced, _) => "the check gave way to a client's request",
             Self::TaskCeiling(_) => "the task's ceiling of this period is reached",
             Self::NoMiner => "no miner of the task is there",
             Self::Draining => "this gateway ends; try another",
@@ -362,6 +365,7 @@ impl Refusal {
             }
             Self::NoCapacity(Scarce::Busy, _) => drop(tell("cause", "busy")),
             Self::NoCapacity(Scarce::Spent, _) => drop(tell("cause", "spent")),
+            Self::NoCapacity(Scarce::Displaced, _) => drop(tell("cause", "displaced")),
             Self::MinerStalled(part) | Self::MinerLost(part) | Self::MinerProtocol(part) => {
                 tell("chunks_delivered", &part.chunks.to_string());
                 details.set_request_info(part.id.to_string(), "");

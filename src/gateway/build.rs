@@ -203,6 +203,7 @@ fn calls(
             slow: config.telemetry.trace_slow,
         },
         waiting: Waiting::new(limits.waiting_per_task_max),
+        checks: Arc::default(),
         retries: ArcSwap::from_pointee(retries(limits)),
         capacity: ArcSwap::default(),
         running: TaskTracker::new(),

@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use taugate::identity::api_key::KeyStore as _;
 use taugate::identity::hotkey::Keypair;
-use taugate::identity::key_ring::{KeyGrant, NewKey};
 use taugate::proto::v1;
-use taugate::store::sqlite::{SqliteSettings, SqliteStore};
 use taugate_ledger::units::Units;
 
+use crate::support::keys::put_check_key;
 use crate::support::miner::{Act, FakeMiner};
 use crate::support::{TASK, TestGateway, chat};
 
@@ -324,33 +322,6 @@ async fn a_whole_answers_receipt_holds_its_digest() {
     assert_ne!(digests[0], [0; 32]);
     assert_eq!(digests[0], digests[1]);
     assert_ne!(digests[0], digests[2]);
-}
-
-/// Puts a key that may check into a store that no gateway uses yet.
-fn put_check_key(path: std::path::PathBuf, length: taugate_ledger::period::PeriodLength) -> String {
-    let key = NewKey::make(
-        "test",
-        KeyGrant {
-            check: true,
-            ..KeyGrant::default()
-        },
-        0,
-    )
-    .expect("a key");
-    let stored = key.stored.clone();
-    // The store is asynchronous, what changes a configuration is not.
-    let put = std::thread::spawn(move || {
-        let clock = std::sync::Arc::new(taugate::clock::SystemClock);
-        let store = SqliteStore::open(&path, SqliteSettings::default(), clock, length);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .expect("a runtime");
-        runtime
-            .block_on(store.expect("the store opens").put_key(stored))
-            .expect("it is kept");
-    });
-    put.join().expect("no panic");
-    key.text().to_owned()
 }
 
 #[tokio::test]

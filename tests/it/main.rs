@@ -5,6 +5,7 @@ mod abuse;
 mod books;
 mod capacity;
 mod chat;
+mod checks;
 mod defects;
 mod door;
 mod garbage;

@@ -68,7 +68,11 @@ async fn keys_of_an_older_store_are_listed_and_revoked() {
     let id = key.split('_').nth(2).expect("a key").to_owned();
     let older = rusqlite::Connection::open(place.store()).expect("the store");
     older
-        .execute_batch("ALTER TABLE store DROP COLUMN copied; PRAGMA user_version = 4;")
+        .execute_batch(
+            "ALTER TABLE store DROP COLUMN copied; DROP TABLE planner; DROP TABLE plan;
+             DROP TABLE burst; DROP TABLE demonstration; DROP TABLE finding; DROP TABLE history;
+             PRAGMA user_version = 4;",
+        )
         .expect("it is as version 4 left it");
     drop(older);
     let revoked = place.run(&["key", "revoke", &id]).await;

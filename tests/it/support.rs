@@ -1,5 +1,6 @@
 //! A whole gateway on loopback, scripted miners, a client.
 
+pub(crate) mod keys;
 pub(crate) mod miner;
 pub(crate) mod process;
 pub(crate) mod raw;
