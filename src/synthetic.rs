@@ -8,6 +8,8 @@
 //! A check goes the way of every call, with the origin synthetic and pinned to its miner: the
 //! same connections, messages and names, so that a miner cannot tell it from a client's request.
 
+pub mod burst;
+pub mod demonstration;
 pub mod draw;
 pub mod due;
 pub mod forecast;

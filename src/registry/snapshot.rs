@@ -52,6 +52,15 @@ pub struct Offer {
     pub availability: Availability,
 }
 
+/// What bursts have shown of a cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// The rate that counts, units a period; it may be beyond the allotment.
+    pub verified: Units,
+    /// Up to this allotment, units a period, it has passed.
+    pub passes_to: Units,
+}
+
 /// Who offers, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Miner {

@@ -4,6 +4,7 @@
 //! - `exchange` and `append` are the engine of the ledger, rule by rule;
 //! - `cells` and `identity` keep the rows of the registry and of identity, `key_table` those of
 //!   keys beside the process that has the store open;
+//! - `demonstrations` keeps the windows of bursts and what was shown in them;
 //! - `reader` reads beside the writer, `backup` copies beside it;
 //! - `opening` and `place` keep second processes, strange files and old copies out;
 //! - `rows`, `receipts` and `schema` say how it looks on the disk, `rules` which periods are open,
@@ -51,6 +52,7 @@ pub use self::rows::RowFault;
 mod append;
 mod backup;
 mod cells;
+mod demonstrations;
 mod exchange;
 mod identity;
 mod key_table;

@@ -2,6 +2,7 @@
 
 mod append;
 mod audit;
+mod bursts;
 mod disk;
 mod exchange;
 mod faults;

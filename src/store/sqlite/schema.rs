@@ -225,13 +225,15 @@ CREATE TABLE plan (
     PRIMARY KEY (period, cell)
 ) STRICT, WITHOUT ROWID;
 
--- Windows in which all miners are asked at the rate of their allotments over all their tasks.
+-- Windows in which miners are asked at the rate of their allotments over all their tasks.
+-- common: all of them; else newcomers only.
 CREATE TABLE burst (
     period INTEGER NOT NULL,
     number INTEGER NOT NULL,
     term INTEGER NOT NULL,
     begins_ms INTEGER NOT NULL,
     length_ms INTEGER NOT NULL CHECK (0 < length_ms),
+    common INTEGER NOT NULL,
     PRIMARY KEY (period, number)
 ) STRICT, WITHOUT ROWID;
 
@@ -240,7 +242,8 @@ CREATE TABLE demonstration (
     begins_ms INTEGER NOT NULL,
     cell INTEGER NOT NULL,
     inc INTEGER NOT NULL,
-    length_ms INTEGER NOT NULL,
+    length_ms INTEGER NOT NULL CHECK (0 < length_ms),
+    common INTEGER NOT NULL,
     asked INTEGER NOT NULL,
     units INTEGER NOT NULL,
     PRIMARY KEY (cell, begins_ms, inc)

@@ -69,6 +69,8 @@ impl Upkeep {
         }
         conn.prepare_cached("DELETE FROM frozen WHERE period < ?1")?
             .execute([keep_from])?;
+        conn.prepare_cached("DELETE FROM burst WHERE period < ?1")?
+            .execute([keep_from])?;
         let seals_from = int(self.rules.keep_seals_from().start_s());
         conn.prepare_cached("DELETE FROM seal WHERE period < ?1")?
             .execute([seals_from])?;
