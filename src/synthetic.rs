@@ -14,6 +14,7 @@ pub mod draw;
 pub mod due;
 pub mod forecast;
 pub mod pacing;
+pub mod plan;
 pub mod settings;
 
 use std::sync::Arc;

@@ -2,8 +2,8 @@
 //!
 //! - `writer` gathers what is asked into commits;
 //! - `exchange` and `append` are the engine of the ledger, rule by rule;
-//! - `cells` and `identity` keep the rows of the registry and of identity, `key_table` those of
-//!   keys beside the process that has the store open;
+//! - `cells`, `identity` and `plans` keep the rows of the registry, of identity and of checks,
+//!   `key_table` those of keys beside the process that has the store open;
 //! - `demonstrations` keeps the windows of bursts and what was shown in them;
 //! - `reader` reads beside the writer, `backup` copies beside it;
 //! - `opening` and `place` keep second processes, strange files and old copies out;
@@ -58,6 +58,7 @@ mod identity;
 mod key_table;
 mod opening;
 mod place;
+mod plans;
 mod reader;
 mod receipts;
 mod reports;

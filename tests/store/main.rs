@@ -8,6 +8,7 @@ mod exchange;
 mod faults;
 mod opening;
 mod place;
+mod plans;
 mod processes;
 mod rooms;
 mod seals;

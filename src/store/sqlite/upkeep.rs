@@ -12,12 +12,13 @@ const ROWS_A_STEP: i64 = 1000;
 const LOOK_EVERY_MS: u64 = 1000;
 
 /// Tables with rows of a period.
-const BY_PERIOD: [(&str, &str); 5] = [
+const BY_PERIOD: [(&str, &str); 6] = [
     ("receipt", "period, inc, off"),
     ("tally", "period, inc, cell, origin"),
     ("lease", "period, inc, cell"),
     ("inc_period", "period, inc"),
     ("cell", "period, cell"),
+    ("plan", "period, cell"),
 ];
 
 /// What remains to be dropped.
