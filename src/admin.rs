@@ -1,4 +1,8 @@
-//! What operators and probes ask over HTTP: metrics, liveness, readiness.
+//! What operators and probes ask over HTTP: metrics, liveness, readiness, and how each miner
+//! does.
+
+pub mod board;
+pub mod status;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -9,22 +13,35 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use taugate_ledger::units::Units;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::call::Calls;
+use crate::identity::hotkey::Hotkey;
 use crate::registry::snapshot::Offer;
 use crate::telemetry::Instruments;
 use crate::telemetry::instruments::CellLabels;
+
+use self::board::{Board, Sources};
+use self::status::{Detail, Overview};
 
 /// What the admin listener shows.
 #[derive(Clone, Debug)]
 pub struct Admin {
     instruments: Arc<Instruments>,
     calls: Arc<Calls>,
+    board: Arc<Board>,
 }
+
+/// What is answered: the status, the kind of the text, the text.
+type Answer = (StatusCode, &'static str, String);
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const JSON: &str = "application/json";
 
 /// Requests that wait at once; scrapes are few.
 const CONNECTIONS_MAX: usize = 64;
@@ -34,16 +51,15 @@ const CONNECTIONS_MAX: usize = 64;
 impl Admin {
     /// Shows these.
     #[must_use]
-    pub fn new(instruments: &Arc<Instruments>, calls: &Arc<Calls>) -> Self {
+    pub fn new(instruments: &Arc<Instruments>, sources: Sources) -> Self {
         Self {
             instruments: Arc::clone(instruments),
-            calls: Arc::clone(calls),
+            calls: Arc::clone(&sources.calls),
+            board: Arc::new(Board::new(sources)),
         }
     }
 
-    fn answer(&self, method: &Method, path: &str) -> (StatusCode, &'static str, String) {
-        const TEXT: &str = "text/plain; charset=utf-8";
-        const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    async fn answer(&self, method: &Method, path: &str) -> Answer {
         if method != Method::GET {
             return (
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -63,10 +79,28 @@ impl Admin {
                 TEXT,
                 "not ready\n".to_owned(),
             ),
-            _ => {
-                let paths = "there are /metrics, /health and /ready\n".to_owned();
-                (StatusCode::NOT_FOUND, TEXT, paths)
-            }
+            Overview::PATH => json(&self.board.overview(self.is_ready()).await),
+            _ => match path.strip_prefix(Detail::PATH) {
+                Some(hotkey) => self.detail(hotkey).await,
+                None => {
+                    let paths = "there are /metrics, /health, /ready and /v1/status\n";
+                    (StatusCode::NOT_FOUND, TEXT, paths.to_owned())
+                }
+            },
+        }
+    }
+
+    async fn detail(&self, hotkey: &str) -> Answer {
+        let Ok(hotkey) = hotkey.parse::<Hotkey>() else {
+            return refusal(StatusCode::BAD_REQUEST, "that is no hotkey");
+        };
+        match self.board.detail(hotkey).await {
+            Ok(Some(detail)) => json(&detail),
+            Ok(None) => refusal(StatusCode::NOT_FOUND, "no miner of that hotkey declared"),
+            Err(_) => refusal(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the store does not answer; the overview does without it",
+            ),
         }
     }
 
@@ -139,12 +173,23 @@ pub async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken)
     connections.wait().await;
 }
 
-#[expect(clippy::unused_async, reason = "hyper takes futures")]
+fn json(value: &impl Serialize) -> Answer {
+    match serde_json::to_string(value) {
+        Ok(text) => (StatusCode::OK, JSON, text),
+        Err(error) => refusal(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
+}
+
+fn refusal(status: StatusCode, why: &str) -> Answer {
+    let text = serde_json::json!({ "error": why }).to_string();
+    (status, JSON, text)
+}
+
 async fn respond(
     admin: Admin,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    let (status, kind, text) = admin.answer(request.method(), request.uri().path());
+    let (status, kind, text) = admin.answer(request.method(), request.uri().path()).await;
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
     response.headers_mut().insert(

@@ -14,6 +14,7 @@ use taugate::config::reload::Reloader;
 use taugate::demo::DemoArgs;
 use taugate::gateway::Gateway;
 use taugate::operator::keys::KeyArgs;
+use taugate::operator::status::{self, StatusArgs};
 use taugate::operator::{Failure, Say, check};
 use taugate::sidecar::MinerArgs;
 use taugate::store::sqlite::backup;
@@ -44,6 +45,8 @@ enum Command {
     Ask(AskArgs),
     /// Replay recorded traffic against a gateway.
     Replay(ReplayArgs),
+    /// Show miners and tasks as a running gateway has them.
+    Status(StatusArgs),
     /// Print a commented configuration file.
     Init,
     /// Prove a store's books: receipts, counters, grants, checksums. Also while it is in use.
@@ -101,6 +104,7 @@ fn main() -> ExitCode {
         Command::Miner(args) => miner(args),
         Command::Ask(args) => ask(args),
         Command::Replay(args) => replay(args),
+        Command::Status(args) => show_status(&args),
         Command::Init => {
             print(&taugate::config::template());
             Ok(ExitCode::SUCCESS)
@@ -318,6 +322,40 @@ fn replay(args: ReplayArgs) -> Result<ExitCode, Failure> {
         Ok(match ended {
             Ok(report) if report.whole > 0 => ExitCode::SUCCESS,
             Ok(_) => ExitCode::FAILURE,
+            Err(error) => {
+                complain(&error.to_string());
+                ExitCode::from(error.exit_code())
+            }
+        })
+    })
+}
+
+// --- status ---
+
+fn show_status(args: &StatusArgs) -> Result<ExitCode, Failure> {
+    let address = match args.address(load) {
+        Ok(address) => address,
+        Err(code) => return Ok(code),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async move {
+        let stop = CancellationToken::new();
+        let mut out = std::io::stdout();
+        let showing = status::run(args, &address, stop.clone(), &mut out);
+        tokio::pin!(showing);
+        let ended = tokio::select! {
+            ended = &mut showing => ended,
+            pressed = ctrl_c() => {
+                pressed?;
+                stop.cancel();
+                showing.await
+            }
+        };
+        Ok(match ended {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) if error.is_enough() => ExitCode::SUCCESS,
             Err(error) => {
                 complain(&error.to_string());
                 ExitCode::from(error.exit_code())

@@ -1,7 +1,9 @@
-//! What an operator does beside a gateway: keys, and a look at a configuration before it runs.
+//! What an operator does beside a gateway: keys, a look at a configuration before it runs, and
+//! one at the miners while it does.
 
 pub mod check;
 pub mod keys;
+pub mod status;
 
 /// Why a command did not do what it was told.
 pub type Failure = Box<dyn std::error::Error>;

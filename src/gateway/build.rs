@@ -19,6 +19,8 @@ use super::readers::Callers;
 use super::receipts::StoreReceipts;
 use super::supervisor::Supervisor;
 use super::{Addresses, Gateway, StartError, Stops};
+use crate::admin::Admin;
+use crate::admin::board::Sources;
 use crate::books::{Books, BooksSettings};
 use crate::call::trace::TraceSettings;
 use crate::call::waiting::Waiting;
@@ -281,7 +283,7 @@ pub(super) async fn open_doors(config: Arc<Config>, parts: Parts) -> Result<Gate
     if let Some(tls) = tls {
         supervisor.spawn("tls", stop, tls.follow(stop.clone()));
     }
-    let admin_state = crate::admin::Admin::new(&parts.instruments, &parts.calls);
+    let admin_state = Admin::new(&parts.instruments, sources(&parts));
     let admin = crate::admin::serve(admin, admin_state, stop.clone());
     supervisor.spawn("admin", stop, admin);
     let addresses = Addresses {
@@ -295,6 +297,17 @@ pub(super) async fn open_doors(config: Arc<Config>, parts: Parts) -> Result<Gate
         (addresses, health),
         (vec![shards, peers], supervisor),
     ))
+}
+
+/// What operators are shown of.
+fn sources(parts: &Parts) -> Sources {
+    Sources {
+        hotkey: parts.keypair.hotkey(),
+        calls: Arc::clone(&parts.calls),
+        store: Arc::clone(&parts.store) as _,
+        due: None,
+        scores: None,
+    }
 }
 
 fn finish(

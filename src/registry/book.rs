@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::availability::{Change, LiveStream, Streams};
 use super::checked::{Checked, DeclareError, Record, SEQUENCE_MAX, check, endpoint};
 use super::declaration::{DeclarationRow, DeclarationStore, Put};
-use super::roll::{Roll, Standing};
+use super::roll::{Held, Roll, Standing};
 use super::settings::RegistrySettings;
 use super::snapshot::Snapshot;
 use crate::clock::SharedClock;
@@ -159,6 +159,14 @@ impl Registry {
         state
             .roll
             .standing(&hotkey, &self.settings.load(), self.length)
+    }
+
+    /// All miners that are held, those included whose declarations no longer count, in the
+    /// order in which they came.
+    #[must_use]
+    pub fn held(&self) -> Vec<Held> {
+        let state = self.state.lock();
+        state.roll.held(&self.settings.load(), self.length)
     }
 
     /// Takes a signed declaration and the endpoint that came with it. Equal bytes again are

@@ -60,6 +60,23 @@ pub struct Standing {
     pub left_out: Option<LeftOut>,
 }
 
+/// A miner that is held, whether or not its declaration counts.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// Its hotkey.
+    pub hotkey: Hotkey,
+    /// Who it is for everyone else.
+    pub miner: Arc<Miner>,
+    /// The sequence of its last declaration.
+    pub sequence: u64,
+    /// Until when that counts, Unix milliseconds.
+    pub valid_until_ms: u64,
+    /// Whether it was taken back, by the miner or because its hotkey is not registered.
+    pub withdrawn: bool,
+    /// What it declared.
+    pub standings: Vec<Standing>,
+}
+
 /// Why a declared task does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeftOut {
@@ -292,6 +309,19 @@ impl Roll {
         })
     }
 
+    /// All miners that are held, in the order in which they came.
+    pub(super) fn held(&self, settings: &RegistrySettings, length: PeriodLength) -> Vec<Held> {
+        let held = |entry: &Entry| Held {
+            hotkey: entry.checked.hotkey,
+            miner: Arc::clone(&entry.miner),
+            sequence: entry.checked.sequence,
+            valid_until_ms: entry.checked.valid_until_ms,
+            withdrawn: entry.withdrawn,
+            standings: self.standings(entry, settings, length).collect(),
+        };
+        self.miners.values().map(held).collect()
+    }
+
     fn standings<'a>(
         &'a self,
         entry: &'a Entry,
@@ -307,9 +337,8 @@ impl Roll {
                 task: Arc::clone(&declared.id),
                 declared: amount,
                 allotment,
-                cell: task
-                    .ok()
-                    .and_then(|_| self.cells.get(&entry.subject(declared)).copied()),
+                // Also of a task that is gone: what was booked of it stays booked.
+                cell: self.cells.get(&entry.subject(declared)).copied(),
                 left_out: task.err(),
             }
         })

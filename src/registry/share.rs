@@ -1,5 +1,7 @@
 //! The part of a declaration that belongs to this validator.
 
+use std::fmt;
+
 use taugate_ledger::units::Units;
 
 /// A part of one, exact.
@@ -30,6 +32,12 @@ impl Share {
     pub fn of(self, amount: Units) -> Units {
         let part = u128::from(amount.get()) * u128::from(self.parts) / u128::from(self.of);
         Units::new(u64::try_from(part).unwrap_or(u64::MAX))
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.parts, self.of)
     }
 }
 

@@ -220,6 +220,12 @@ impl Pulse {
         self.success.get()
     }
 
+    /// Whether an attempt ended well or badly yet.
+    #[must_use]
+    pub fn is_judged(&self) -> bool {
+        self.judged.load(Ordering::Relaxed) > 0
+    }
+
     /// Whether it is left out now.
     #[must_use]
     pub fn is_ejected(&self, now_ms: u64) -> bool {

@@ -1,6 +1,17 @@
-//! What an operator is told before a gateway runs.
+//! What an operator is told before a gateway runs, and while it does.
 
-use crate::support::process::Place;
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+use taugate::identity::hotkey::Keypair;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+
+use crate::support::miner::{Act, FakeMiner};
+use crate::support::process::{Place, Process};
+use crate::support::wire::fetch;
+use crate::support::{Heard, TestGateway, chat};
 
 #[tokio::test]
 async fn a_look_at_a_configuration_finds_what_would_not_start() {
@@ -89,4 +100,207 @@ async fn keys_of_an_older_store_are_listed_and_revoked() {
         !listed.status.success() && told.contains("the store is gone"),
         "{told}"
     );
+}
+
+/// An answer of the admin listener as JSON.
+async fn told(admin: SocketAddr, path: &str) -> Value {
+    let answer = fetch(admin, path).await;
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    assert!(head.contains("application/json"), "{head}");
+    serde_json::from_str(body).expect("JSON")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("text")
+}
+
+/// Some calls of whole answers; what clients were told that they cost.
+async fn calls(gateway: &Process) -> u64 {
+    let mut client = gateway.client("").await;
+    let mut units = 0;
+    for _ in 0..3 {
+        let heard = Heard::of(client.stream_generate(chat("hello")).await).await;
+        let completed = heard.completed.expect("a whole answer");
+        assert!(completed.recorded);
+        units += completed.usage.expect("usage").units;
+    }
+    units
+}
+
+#[tokio::test]
+async fn status_adds_up_to_what_clients_were_told_over_restarts() {
+    // So long that the test does not see it turn.
+    let place = Place::new(
+        "[period]\nlength_s = 86400\n[keys]\nrequired = false\n\
+         [registry]\nopen_registration = true\n[tasks.tiny]\n",
+    );
+    let miner = FakeMiner::start(vec![Act::Say("whole".into()), Act::Complete(1)]).await;
+    let key = Keypair::from_secret("//One")
+        .expect("a key")
+        .hotkey()
+        .to_string();
+    let mut units = 0;
+    for started in 1..=2 {
+        let gateway = place.start().await;
+        gateway.declare("//One", miner.address, 100_000).await;
+        units += calls(&gateway).await;
+        let admin = gateway.admin().to_string();
+
+        let overview = told(gateway.admin(), "/v1/status").await;
+        let row = &overview["cells"][0];
+        assert_eq!(row["miner"], key.as_str());
+        assert_eq!(row["declared"], 2_400_000, "for a day");
+        assert_eq!(row["posted"], units);
+        assert_eq!(row["organic"], units);
+        assert_eq!(
+            (&row["synthetic"], &row["reserved"]),
+            (&0.into(), &0.into())
+        );
+        assert_eq!(
+            (&row["state"], &row["success"]),
+            (&"free".into(), &1.0.into())
+        );
+        assert_eq!((&row["due"], &row["score"]), (&Value::Null, &Value::Null));
+
+        let shown = place.run(&["status", "--admin", &admin, "--json"]).await;
+        assert!(shown.status.success(), "{shown:?}");
+        let shown: Value = serde_json::from_slice(&shown.stdout).expect("JSON");
+        assert_eq!(shown["cells"], overview["cells"]);
+
+        let table = place
+            .run(&["status", "--admin", &admin, "--sort", "-posted"])
+            .await;
+        let table = text(&table.stdout);
+        let line = table
+            .lines()
+            .find(|line| line.contains(&key[key.len() - 4..]));
+        let figures: Vec<&str> = line.expect("the miner").split_whitespace().collect();
+        assert_eq!(figures[1], "2.400M", "{table}");
+        assert_eq!(figures[4], units.to_string(), "{table}");
+
+        let miner = place
+            .run(&["status", "--admin", &admin, "--miner", &key[..6]])
+            .await;
+        let miner = text(&miner.stdout);
+        assert!(miner.contains(&key), "{miner}");
+        assert!(
+            miner.contains(&format!("posted {units}: {units} organic")),
+            "{miner}"
+        );
+        let detail = told(gateway.admin(), &format!("/v1/status/miners/{key}")).await;
+        let cell = &detail["cells"][0];
+        assert_eq!(cell["attempts"]["good"], 3 * started);
+        assert!(
+            cell["duration_ms"].as_f64().is_some_and(|ms| ms > 0.0),
+            "{cell}"
+        );
+        gateway.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_miner_that_left_is_shown_as_long_as_something_of_it_is_booked() {
+    let gateway = TestGateway::start().await;
+    let miner = FakeMiner::start(vec![Act::Say("whole".into()), Act::Complete(1)]).await;
+    gateway.declare("//One", &miner, 100_000, 4).await;
+    gateway.declare("//Two", &miner, 100_000, 4).await;
+    let heard = gateway.ask(chat("hello")).await;
+    let served = heard.started.expect("an answer").miner;
+    for name in ["//One", "//Two"] {
+        let hotkey = Keypair::from_secret(name).expect("a key").hotkey();
+        let registry = gateway.gateway.registry();
+        registry
+            .withdraw(hotkey, u64::MAX >> 1)
+            .await
+            .expect("it is taken back");
+    }
+    let posted = gateway.posted().await;
+    let overview = told(gateway.gateway.addresses().admin, "/v1/status").await;
+    let cells = overview["cells"].as_array().expect("rows");
+    assert_eq!(cells.len(), 1, "{cells:#?}");
+    assert_eq!(cells[0]["miner"], served.as_str());
+    assert_eq!(cells[0]["posted"], posted);
+    assert_eq!(cells[0]["state"], "withdrawn");
+}
+
+#[tokio::test]
+async fn a_status_that_cannot_be_had_says_why() {
+    let place = Place::new(
+        "[keys]\nrequired = false\n[registry]\nopen_registration = true\n[tasks.tiny]\n",
+    );
+    let gateway = place.start().await;
+    let (admin, public) = (gateway.admin().to_string(), gateway.public().to_string());
+    let nobody = "127.0.0.1:1".to_owned();
+    let no_miner = Keypair::from_secret("//One")
+        .expect("a key")
+        .hotkey()
+        .to_string();
+    let tries: [(&str, &[&str], i32, &str); 6] = [
+        (&nobody, &[], 4, "no gateway answers at 127.0.0.1:1"),
+        (&public, &[], 4, "no admin listener of a gateway speaks at"),
+        (
+            &admin,
+            &["--miner", "5nobody"],
+            2,
+            "no miner's hotkey begins with 5nobody",
+        ),
+        (
+            &admin,
+            &["--miner", &no_miner],
+            2,
+            "no miner's hotkey begins with",
+        ),
+        (
+            "nowhere",
+            &[],
+            2,
+            "nowhere is no address of an admin listener",
+        ),
+        (&admin, &["--sort", "postd"], 2, "no column is called postd"),
+    ];
+    for (address, more, code, why) in tries {
+        let arguments = [&["status", "--admin", address], more].concat();
+        let ended = place.run(&arguments).await;
+        let complaint = text(&ended.stderr);
+        assert_eq!(
+            ended.status.code(),
+            Some(code),
+            "{arguments:?}: {complaint}"
+        );
+        assert!(complaint.contains(why), "{arguments:?}: {complaint}");
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_status_that_is_followed_repeats_itself_and_ends_cleanly() {
+    let place = Place::new(
+        "[keys]\nrequired = false\n[registry]\nopen_registration = true\n[tasks.tiny]\n",
+    );
+    let gateway = place.start().await;
+    let mut following = tokio::process::Command::new(env!("CARGO_BIN_EXE_taugate"));
+    following.args(["status", "--watch", "--admin", &gateway.admin().to_string()]);
+    let mut following = following
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("the binary runs");
+    let mut lines = BufReader::new(following.stdout.take().expect("it is piped")).lines();
+    let mut blocks = 0;
+    while blocks < 2 {
+        let line = lines.next_line().await.expect("text").expect("it goes on");
+        assert!(
+            !line.contains('\u{1b}'),
+            "nothing is redrawn where nothing can be: {line}"
+        );
+        blocks += usize::from(line.starts_with("validator "));
+    }
+    let id = following.id().expect("it runs").to_string();
+    let sent = tokio::process::Command::new("kill")
+        .args(["-INT", &id])
+        .status();
+    assert!(sent.await.expect("kill runs").success());
+    let ended = tokio::time::timeout(Duration::from_secs(30), following.wait()).await;
+    assert_eq!(ended.expect("it ends").expect("its state").code(), Some(0));
+    gateway.stop().await;
 }

@@ -48,6 +48,7 @@ struct Reader {
     /// The public address, once a gateway runs.
     gateway: String,
     peer: String,
+    admin: String,
     model_server: ModelServer,
     ran: usize,
 }
@@ -144,6 +145,7 @@ impl Reader {
             miner: None,
             gateway: String::new(),
             peer: String::new(),
+            admin: String::new(),
             model_server: ModelServer::start(),
             ran: 0,
         }
@@ -178,6 +180,12 @@ impl Reader {
                 let said = self.succeeds(line);
                 assert!(!said.trim().is_empty(), "{command} says nothing");
             }
+            (Some("status --watch"), _) => return, // It would go on; tests/terminal follows it.
+            (Some(line), ["cargo", _, _, _, "status", ..]) => {
+                // Of the miner that answered above.
+                let said = self.succeeds(line);
+                assert!(said.contains("\ntiny (chat)"), "{said}");
+            }
             (Some(line), ["cargo", _, _, _, "init", ..]) => {
                 self.succeeds(line);
                 assert!(self.dir.path().join("taugate.toml").exists());
@@ -208,6 +216,7 @@ impl Reader {
             .env_remove("TAUGATE_KEY")
             .env_remove("OTEL_EXPORTER_OTLP_ENDPOINT")
             .env("TAUGATE_GATEWAY", &self.gateway)
+            .env("TAUGATE_ADMIN", &self.admin)
             .stdin(Stdio::null());
         command
     }
@@ -257,6 +266,7 @@ impl Reader {
             format!("http://{}", found.take(1).collect::<String>())
         };
         (self.gateway, self.peer) = (address("public="), address("peer="));
+        self.admin = address("admin=");
     }
 
     /// A miner, and its task is there and answers.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The demo on a terminal: a table that lives, a network that stays up until Ctrl-C with calls to
-# try, and nothing that outlives it.
+# The demo and the status on a terminal: tables that live, a network that stays up until Ctrl-C
+# with calls to try, and nothing that outlives it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 

@@ -1,4 +1,4 @@
-"""Watches the demo on a terminal of its own: `terminal.py TAUGATE SCRATCH`."""
+"""Watches the demo and the status on a terminal of their own: `terminal.py TAUGATE SCRATCH`."""
 
 import fcntl
 import os
@@ -139,6 +139,52 @@ def cut_short():
     check("stays up" not in demo.text and is_gone(demo), "and nothing of it is left")
 
 
+def followed():
+    """The status of a gateway, followed; the gateway goes and comes back."""
+    ports = []
+    for _ in range(3):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            ports.append(probe.getsockname()[1])
+    path = os.path.join(scratch, "..", "followed.toml")
+    with open(path, "w", encoding="utf-8") as file:
+        names = zip(("public", "peer", "admin"), ports)
+        file.write("[listen]\n" + "".join(f'{name} = "127.0.0.1:{port}"\n' for name, port in names))
+        file.write("[keys]\nrequired = false\n[registry]\nopen_registration = true\n[tasks.tiny]\n")
+        file.write(f'[store]\npath = "{os.path.join(scratch, "..", "followed.db")}"\n')
+
+    def gateway():
+        running = subprocess.Popen(
+            [taugate, "gateway", "--config", path], stderr=subprocess.PIPE, text=True
+        )
+        for line in running.stderr:
+            if " ready " in line:
+                return running
+        return running
+
+    def end(running):
+        running.terminate()
+        running.communicate(timeout=PATIENCE)
+
+    running = gateway()
+    status = Terminal("status", "--watch", "--config", path)
+    pictures = status.until(lambda text: text.count(" s left; ready") >= 3)
+    check(pictures is not None, "the status is drawn again and again", f"{pictures or 0:.1f} s")
+    check("\x1b[" in status.text, "in place")
+    end(running)
+    told = status.until(lambda text: "no gateway answers at" in text)
+    check(told is not None, "a gateway that is gone is told")
+    seen = len(status.text)
+    running = gateway()
+    again = status.until(lambda text: " s left; ready" in text[seen:].split("no gateway answers at")[-1])
+    check(again is not None, "and one that is back is shown")
+    status.press(CTRL_C)
+    code = status.end()
+    check(code == 0, "Ctrl-C ends it with 0", code)
+    end(running)
+
+
 whole()
 cut_short()
+followed()
 sys.exit(1 if failures else 0)
