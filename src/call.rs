@@ -10,6 +10,7 @@
 //! has taken out of it counts as delivered.
 
 pub mod attempt;
+pub mod delivery;
 pub mod displaced;
 mod ending;
 mod observed;
@@ -129,6 +130,8 @@ pub struct Calls {
     pub vitals: Arc<Vitals>,
     /// What is measured.
     pub instruments: Arc<Instruments>,
+    /// Who hears what attempts delivered.
+    pub deliveries: Arc<dyn delivery::Deliveries>,
     /// How calls behave; each call keeps what it began with.
     pub settings: ArcSwap<CallSettings>,
     /// Which traces are kept.

@@ -13,6 +13,7 @@ pub mod demonstration;
 pub mod draw;
 pub mod due;
 pub mod forecast;
+pub mod measure;
 pub mod pacing;
 pub mod plan;
 pub mod settings;

@@ -10,6 +10,7 @@ use taugate_ledger::units::Units;
 use tokio::time::Instant;
 
 use super::Admitted;
+use super::delivery::Delivery;
 use crate::routing::{Explanation, Sample};
 use crate::task::Task;
 
@@ -162,6 +163,17 @@ impl Attempt {
             duration: self.duration(),
             units: self.units,
             output: self.units.saturating_sub(prompt_units),
+        }
+    }
+
+    /// What it delivered, and when.
+    #[must_use]
+    pub fn delivery(&self) -> Delivery {
+        Delivery {
+            cell: self.cell,
+            sent: self.sent,
+            ended: self.ended.unwrap_or_else(Instant::now),
+            units: self.units,
         }
     }
 

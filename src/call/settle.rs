@@ -288,6 +288,7 @@ impl Guard {
             attempt.sample(self.record.prompt_units),
             now_ms,
         );
+        self.calls.deliveries.ended(attempt.delivery());
     }
 }
 

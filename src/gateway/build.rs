@@ -53,6 +53,7 @@ use crate::registry::{Registry, RegistrySettings};
 use crate::report::readers::Readers;
 use crate::routing::{Policy, Router, RouterSettings, Vitals};
 use crate::store::sqlite::{SqliteSettings, SqliteStore};
+use crate::synthetic::measure::Measures;
 use crate::telemetry::Instruments;
 
 /// What health speaks of: the whole, and each public service.
@@ -199,6 +200,7 @@ fn calls(
         router: Arc::new(Router::new(router, books.incarnation().0)),
         vitals: Arc::new(Vitals::default()),
         instruments: Arc::clone(instruments),
+        deliveries: Arc::new(Measures::default()),
         settings: ArcSwap::from_pointee(call_settings(config)),
         trace: TraceSettings {
             ratio: config.telemetry.trace_ratio,
