@@ -302,6 +302,7 @@ impl Gateway {
     fn seals(&self) -> Seals {
         Seals {
             store: Arc::clone(&self.store) as _,
+            history: Arc::clone(&self.store) as _,
             keypair: Arc::clone(&self.keypair),
             network: Arc::clone(&self.registry.settings().network),
             length: self.books.length(),

@@ -52,6 +52,7 @@ use crate::registry::share::Share;
 use crate::registry::{Registry, RegistrySettings};
 use crate::report::readers::Readers;
 use crate::routing::{Policy, Router, RouterSettings, Vitals};
+use crate::scoring::Profile;
 use crate::store::sqlite::{SqliteSettings, SqliteStore};
 use crate::synthetic::measure::Measures;
 use crate::telemetry::Instruments;
@@ -91,6 +92,7 @@ impl Parts {
         let settings = SqliteSettings {
             grace: grace(config),
             retention_periods: config.store.retention_periods,
+            scores_kept: Profile::longest_look_back().max(config.scores.effective().look_back()),
             freeze,
             ..SqliteSettings::default()
         };

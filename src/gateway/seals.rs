@@ -1,4 +1,5 @@
-//! Seals periods that ended, and seals one anew when late proof changed its totals.
+//! Seals periods that ended, and seals one anew when late proof changed its totals. Beside each
+//! seal stands what scores keep of its period.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use crate::identity::StoreAway;
 use crate::identity::hotkey::Keypair;
 use crate::report::seal::Sealer;
 use crate::report::{ClosingMark, SealStore};
+use crate::scoring::ScoreStore;
 
 /// How often it is looked for what is to be sealed. Soon after a turn everything is closed.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -19,6 +21,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug)]
 pub(super) struct Seals {
     pub(super) store: Arc<dyn SealStore>,
+    pub(super) history: Arc<dyn ScoreStore>,
     pub(super) keypair: Arc<Keypair>,
     pub(super) network: Arc<str>,
     pub(super) length: PeriodLength,
@@ -57,6 +60,8 @@ impl Seals {
     }
 
     async fn seal(&self, period: Period) -> Result<(), StoreAway> {
+        // First, so that whatever ends here between the two, a sealed period is kept for scores.
+        self.history.keep_history(period).await?;
         let books = self.store.period_books(period).await?;
         let last = self.store.seals(period).await?.pop();
         if last

@@ -244,14 +244,14 @@ fn capacity_lines(page: &mut Page, steps: &Steps, standing: &Standing) {
         page.line(format_args!("  C = allotment = {allotment}"));
         return;
     };
-    let newest = steps.shown.iter().take(bursts);
-    let rates: Vec<String> = newest
+    let newest = || steps.shown.iter().take(bursts);
+    let common = newest().any(|one| one.common);
+    let rates: Vec<String> = newest()
+        .filter(|one| one.common == common)
         .map(|one| format!("{}/{}s", one.units, n(rate_s(one.length_ms))))
         .collect();
     if rates.is_empty() {
-        page.line(format_args!(
-            "  v = 0: nothing was shown in a common window"
-        ));
+        page.line(format_args!("  v = 0: nothing was shown in a burst"));
     } else {
         page.line(format_args!(
             "  v = median of {} x {} s = {}",

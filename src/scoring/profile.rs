@@ -1,5 +1,7 @@
 //! The constants of scoring, each set of them under a name.
 
+use std::time::Duration;
+
 /// How scores are made.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Profile {
@@ -150,6 +152,21 @@ impl Profile {
         }
     }
 
+    /// How far back any of the named profiles looks.
+    #[must_use]
+    pub fn longest_look_back() -> Duration {
+        let all = Self::NAMES.into_iter().filter_map(Self::named);
+        all.map(|profile| profile.look_back())
+            .max()
+            .unwrap_or_default()
+    }
+
+    /// How far back it looks, at periods or at answers.
+    #[must_use]
+    pub fn look_back(&self) -> Duration {
+        Duration::from_secs(self.periods_s.max(self.answers_s))
+    }
+
     /// The profile of that name, as it came.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
@@ -166,6 +183,19 @@ impl Profile {
 impl Default for Profile {
     fn default() -> Self {
         Self::taugate()
+    }
+}
+
+// === impl CapacityRule ===
+
+impl CapacityRule {
+    /// How many of the newest bursts count.
+    #[must_use]
+    pub const fn newest(self) -> usize {
+        match self {
+            Self::Declared => 0,
+            Self::Verified { bursts } => bursts,
+        }
     }
 }
 

@@ -41,7 +41,7 @@ pub struct Finding {
     pub at_ms: u64,
 }
 
-/// What a miner showed in a window in which all miners were asked at once.
+/// What a miner showed in a window in which miners were asked at the rate of their allotments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Demonstration {
     /// The miner.
@@ -52,6 +52,8 @@ pub struct Demonstration {
     pub begins_ms: u64,
     /// How long it was.
     pub length_ms: u64,
+    /// Whether all miners were asked in it; else only newcomers were.
+    pub common: bool,
     /// What it was asked for in it.
     pub asked: Units,
     /// What it delivered in it, whoever asked.
@@ -84,8 +86,8 @@ pub trait ScoreStore: Send + Sync + std::fmt::Debug {
     /// before.
     fn keep_history(&self, period: Period) -> BoxFuture<'_, Result<(), StoreAway>>;
 
-    /// The rows that count: periods in which something was tried or delivered, demonstrations
-    /// of those periods, and of each miner and task the newest
+    /// The rows that count: periods in which something was tried or delivered, and of each
+    /// miner and task the newest demonstrations and the newest
     /// [`ANSWERS_MAX`](super::quality::ANSWERS_MAX) checked answers.
     fn score_rows(&self, since: Since) -> BoxFuture<'_, Result<Rows, StoreAway>>;
 }

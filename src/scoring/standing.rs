@@ -12,7 +12,7 @@ use super::profile::Profile;
 use super::quality::{ANSWERS_MAX, Answer, Quality};
 use super::reliability::{Kept, PastPeriod, Tally, history, weights};
 use super::rows::{Demonstration, Finding, PeriodRow, Rows};
-use super::verified::{counted, shown};
+use super::verified::{counted, counting, shown};
 use crate::identity::hotkey::Hotkey;
 use crate::task::{TaskId, UsualTime};
 
@@ -88,7 +88,7 @@ pub struct Steps {
     pub own_answers: usize,
     /// What they come to.
     pub quality: Quality,
-    /// What was shown in common windows, newest first.
+    /// What was shown in bursts, newest first.
     pub shown: Vec<Demonstration>,
     /// What it may be asked for, units a period.
     pub allotment: Units,
@@ -246,7 +246,11 @@ impl<'a> Sorted<'a> {
         let (periods, reliability) = self.history(key, &scale.profile);
         let shown_rows = self.shown.get(&key).into_iter().flatten();
         let shown_rows: Vec<Demonstration> = shown_rows.map(|row| (*row).clone()).collect();
-        let rates: Vec<f64> = shown_rows.iter().map(Demonstration::rate).collect();
+        let rates: Vec<(f64, bool)> = shown_rows
+            .iter()
+            .map(|row| (row.rate(), row.common))
+            .collect();
+        let rates = counting(&rates, scale.profile.capacity.newest());
         let allotment = self.allotments.get(&key).copied().unwrap_or_default();
         let rule = scale.profile.capacity;
         let capacity = counted(rule, allotment, &rates, scale.period_s);

@@ -26,6 +26,20 @@ pub fn shown(rule: CapacityRule, allotment: Units, bursts: &[f64], period_s: u64
     }
 }
 
+/// The rates that count, of all that were shown, newest first, each with whether its window was
+/// common to all miners.
+///
+/// A machine behind several hotkeys that come one by one shows all of itself for each; it does
+/// not where all are asked at once. So common windows count alone as soon as there is one among
+/// the newest; until then those of newcomers do.
+#[must_use]
+pub fn counting(rates: &[(f64, bool)], newest: usize) -> Vec<f64> {
+    let newest = &rates[..rates.len().min(newest)];
+    let any = newest.iter().any(|(_, common)| *common);
+    let counting = newest.iter().filter(|(_, common)| *common == any);
+    counting.map(|(rate, _)| *rate).collect()
+}
+
 /// The middle one, or the mean of the middle two; 0 of nothing. Rates that are no number, or
 /// below zero, are none.
 fn median(rates: &[f64]) -> f64 {
@@ -57,6 +71,16 @@ mod tests {
         assert_eq!(boasting, honest);
         let declared = counted(CapacityRule::Declared, Units::new(360_000), &[10.0], 3600);
         assert_eq!(declared, Units::new(360_000), "as Vision had it");
+    }
+
+    #[test]
+    fn common_windows_count_alone_as_soon_as_there_is_one() {
+        let mut rates = vec![(9.0, false), (8.0, false)];
+        assert_eq!(counting(&rates, 5), [9.0, 8.0]);
+        rates.insert(0, (2.0, true));
+        assert_eq!(counting(&rates, 5), [2.0]);
+        rates.insert(0, (3.0, false));
+        assert_eq!(counting(&rates, 1), [3.0], "the newest only");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! - `writer` gathers what is asked into commits;
 //! - `exchange` and `append` are the engine of the ledger, rule by rule;
+//! - `seals`, `reports` and `history` read the books for whoever is told, or scores;
 //! - `cells`, `identity` and `plans` keep the rows of the registry, of identity and of checks,
 //!   `key_table` those of keys beside the process that has the store open;
 //! - `demonstrations` keeps the windows of bursts and what was shown in them;
@@ -42,6 +43,7 @@ use crate::identity::api_key::{KeyStore, StoredKey};
 use crate::identity::hotkey::Hotkey;
 use crate::identity::nonce::{Nonce, NonceStore};
 use crate::registry::declaration::{DeclarationRow, DeclarationStore, Put, Subject};
+use crate::scoring::Profile;
 
 pub use self::backup::{BackupError, BackupProgress, backup};
 pub use self::key_table::KeyTable;
@@ -54,6 +56,7 @@ mod backup;
 mod cells;
 mod demonstrations;
 mod exchange;
+mod history;
 mod identity;
 mod key_table;
 mod opening;
@@ -83,6 +86,8 @@ pub struct SqliteSettings {
     pub grace: Duration,
     /// Ended periods whose rows are kept beyond the grace.
     pub retention_periods: u32,
+    /// How long what scores are made of is kept: ended periods, checked answers, what was shown.
+    pub scores_kept: Duration,
     /// Opens a store that lost commits (a restored copy). No grant of the running period
     /// rises any more, so that what the lost commits gave away is not given twice.
     pub freeze: bool,
@@ -123,6 +128,7 @@ impl Default for SqliteSettings {
             // The longest deadline (10 minutes) and 2 minutes.
             grace: Duration::from_mins(12),
             retention_periods: 3,
+            scores_kept: Profile::longest_look_back(),
             freeze: false,
         }
     }
@@ -148,6 +154,7 @@ impl SqliteStore {
             length,
             grace_ms: Arc::default(),
             retention_periods: settings.retention_periods,
+            scores_kept: settings.scores_kept,
         };
         rules.wait_at_least(settings.grace);
         let lock = Lock::take(path)?;

@@ -12,7 +12,7 @@ use super::burst::{BurstSettings, Window};
 use crate::identity::StoreAway;
 use crate::registry::snapshot::Shown;
 use crate::scoring::profile::CapacityRule;
-use crate::scoring::verified::counted;
+use crate::scoring::verified::{counted, counting};
 
 /// The newest bursts of a cell that count.
 pub const NEWEST: usize = 5;
@@ -80,16 +80,11 @@ pub fn shown(
 /// What the demonstrations of one cell say, newest first.
 fn one_shown(settings: &BurstSettings, length: PeriodLength, rows: &[Demonstration]) -> Shown {
     let newest = &rows[..rows.len().min(NEWEST)];
-    let rates = |common: bool| -> Vec<f64> {
-        let counting = newest.iter().filter(|row| row.window.common == common);
-        counting.map(Demonstration::rate).collect()
-    };
-    // A machine behind several hotkeys that come one by one shows all of itself for each; it
-    // does not where all are asked at once. So these count alone as soon as there is one.
-    let mut counting = rates(true);
-    if counting.is_empty() {
-        counting = rates(false);
-    }
+    let rates: Vec<(f64, bool)> = newest
+        .iter()
+        .map(|row| (row.rate(), row.window.common))
+        .collect();
+    let counting = counting(&rates, NEWEST);
     let rule = CapacityRule::Verified { bursts: NEWEST };
     let period_s = u64::from(length.secs());
     let passes = |row: &Demonstration| row.units >= row.asked.scaled(settings.passes_at);

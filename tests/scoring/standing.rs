@@ -85,6 +85,7 @@ fn shown(who: u8, name: &str, begins_ms: u64, units: u64) -> Demonstration {
         task: id(name),
         begins_ms,
         length_ms: 10_000,
+        common: true,
         asked: Units::new(1000),
         units: Units::new(units),
     }
@@ -307,6 +308,7 @@ fn rows() -> impl Strategy<Value = Rows> {
             task,
             begins_ms,
             length_ms,
+            common: begins_ms.is_multiple_of(2),
             asked: Units::new(asked),
             units: Units::new(units),
         },

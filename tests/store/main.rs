@@ -6,6 +6,7 @@ mod bursts;
 mod disk;
 mod exchange;
 mod faults;
+mod history;
 mod opening;
 mod place;
 mod plans;

@@ -14,10 +14,10 @@ use crate::synthetic::demonstration::{Demonstration, DemonstrationStore};
 
 /// Demonstrations of a cell that are kept: more than ever count, few enough for periods of
 /// seconds.
-const KEPT: u32 = 16;
+pub(super) const KEPT: u32 = 16;
 
 /// Who showed nothing for so long is as new: a week, milliseconds.
-const STALE_MS: u64 = 7 * 24 * 3600 * 1000;
+pub(super) const STALE_MS: u64 = 7 * 24 * 3600 * 1000;
 
 impl BurstStore for SqliteStore {
     fn put_bursts(
@@ -128,7 +128,7 @@ fn put(
     Ok(())
 }
 
-fn demonstrations(
+pub(super) fn demonstrations(
     conn: &Connection,
     newest: usize,
     from_ms: u64,

@@ -20,6 +20,8 @@ pub(super) struct Rules {
     pub(super) grace_ms: Arc<AtomicU64>,
     /// How many whole periods are kept beyond the grace.
     pub(super) retention_periods: u32,
+    /// How long what scores are made of is kept.
+    pub(super) scores_kept: Duration,
 }
 
 // === impl Rules ===
@@ -56,6 +58,13 @@ impl Rules {
             .saturating_mul(SEALS_KEPT);
         let keep_from = self.length.period_at(self.now_ms().saturating_sub(kept_ms));
         keep_from.min(self.keep_from())
+    }
+
+    /// From when on what scores are made of is kept, milliseconds; at least as long as the books.
+    pub(super) fn keep_scores_from_ms(&self) -> u64 {
+        let kept_ms = u64::try_from(self.scores_kept.as_millis()).unwrap_or(u64::MAX);
+        let from_ms = self.now_ms().saturating_sub(kept_ms);
+        from_ms.min(self.keep_from().start_s().saturating_mul(1000))
     }
 
     /// The first period that is still waited for.

@@ -21,6 +21,12 @@ const BY_PERIOD: [(&str, &str); 6] = [
     ("plan", "period, cell"),
 ];
 
+/// Tables that scores are made of, beyond what bursts keep of each cell.
+const OF_SCORES: [(&str, &str); 2] = [
+    ("history", "period, cell"),
+    ("finding", "period, inc, call, checker"),
+];
+
 /// What remains to be dropped.
 #[derive(Debug)]
 pub(super) struct Upkeep {
@@ -88,7 +94,25 @@ impl Upkeep {
                  (SELECT hotkey, nonce FROM nonce WHERE keep_until_ms < ?1 LIMIT ?2)",
             )?
             .execute((int(now_ms), ROWS_A_STEP))?;
-        self.more = claims > 0 || nonces > 0;
+        let scored = self.drop_scored(conn)?;
+        self.more = claims > 0 || nonces > 0 || scored > 0;
         Ok(())
+    }
+
+    /// A period counts for scores while its end does.
+    fn drop_scored(&self, conn: &Connection) -> Result<usize, RowFault> {
+        let from_s = self.rules.keep_scores_from_ms() / 1000;
+        let from_s = from_s.saturating_sub(u64::from(self.rules.length.secs()));
+        let mut gone = 0_usize;
+        for (table, key) in OF_SCORES {
+            let rows = conn
+                .prepare_cached(&format!(
+                    "DELETE FROM {table} WHERE ({key}) IN
+                     (SELECT {key} FROM {table} WHERE period < ?1 LIMIT ?2)"
+                ))?
+                .execute((int(from_s), ROWS_A_STEP))?;
+            gone = gone.saturating_add(rows);
+        }
+        Ok(gone)
     }
 }
