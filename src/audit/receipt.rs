@@ -5,8 +5,8 @@ use rusqlite::Row;
 use super::crc;
 
 /// The columns that [`Read::of`] reads.
-pub(super) const COLUMNS: &str = "period, inc, off, call, origin, finish, quality, units, \
-     prompt_units, admitted_ms, client, task, held, attempts, digest, labels, claim, crc";
+pub(super) const COLUMNS: &str =
+    "period, inc, off, call, origin, finish, units, prompt_units, body, crc";
 
 /// The outcomes of attempts by their number, as the columns of `tally` are called.
 pub(super) const OUTCOMES: [&str; 7] = [
@@ -54,6 +54,16 @@ pub(super) struct Read {
     pub(super) sound: bool,
 }
 
+/// What stands in the column `body`.
+pub(super) struct Body<'a> {
+    quality: u8,
+    /// The claim that the call fulfilled; below 0 for none.
+    pub(super) claim: i64,
+    task: &'a str,
+    held: &'a [u8],
+    attempts: &'a [u8],
+}
+
 /// A row that cannot be read as a receipt.
 #[derive(Clone, Copy)]
 pub(super) struct Unreadable(pub(super) &'static str);
@@ -85,55 +95,101 @@ impl Attempt {
     }
 }
 
+// === impl Body ===
+
+impl<'a> Body<'a> {
+    /// Reads a body: version, quality, admission, claim, and six runs of bytes after their
+    /// lengths. All of it must be of the form that there is, also what is not looked at here.
+    pub(super) fn of(bytes: &'a [u8]) -> Result<Self, Unreadable> {
+        let ([version, quality], rest) = front(bytes)?;
+        if *version != 1 {
+            return Err(Unreadable("version of the body"));
+        }
+        let (_admitted, rest) = front::<8>(rest)?;
+        let (claim, mut rest) = front::<8>(rest)?;
+        let mut runs = [&[][..]; 6];
+        for run in &mut runs {
+            let (length, after) = front::<4>(rest)?;
+            (*run, rest) = usize::try_from(u32::from_le_bytes(*length))
+                .ok()
+                .and_then(|length| after.split_at_checked(length))
+                .ok_or(Unreadable("body"))?;
+        }
+        let [client, task, held, attempts, digest, labels] = runs;
+        if !rest.is_empty() {
+            return Err(Unreadable("body"));
+        }
+        if digest.len() != 32 {
+            return Err(Unreadable("digest"));
+        }
+        str::from_utf8(client).map_err(|_| Unreadable("client"))?;
+        if !are_texts(labels) {
+            return Err(Unreadable("labels"));
+        }
+        Ok(Self {
+            quality: *quality,
+            claim: i64::from_le_bytes(*claim),
+            task: str::from_utf8(task).map_err(|_| Unreadable("task"))?,
+            held,
+            attempts,
+        })
+    }
+}
+
+fn front<const N: usize>(bytes: &[u8]) -> Result<(&[u8; N], &[u8]), Unreadable> {
+    bytes.split_first_chunk().ok_or(Unreadable("body"))
+}
+
+/// Whether labels are pairs of texts, each after its length.
+fn are_texts(mut bytes: &[u8]) -> bool {
+    let mut texts: u32 = 0;
+    while let Some((length, rest)) = bytes.split_first_chunk::<4>() {
+        let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
+        match rest.split_at_checked(length) {
+            Some((text, rest)) if str::from_utf8(text).is_ok() => bytes = rest,
+            _ => return false,
+        }
+        texts = texts.saturating_add(1);
+    }
+    bytes.is_empty() && texts.is_multiple_of(2)
+}
+
 // === impl Read ===
 
 impl Read {
     /// What a row of [`COLUMNS`] says.
     pub(super) fn of(row: &Row<'_>) -> rusqlite::Result<Result<Self, Unreadable>> {
-        let number = |column: usize| row.get::<_, i64>(column);
-        let blob =
-            |column: usize| -> rusqlite::Result<&[u8]> { Ok(row.get_ref(column)?.as_blob()?) };
-        let mut numbers = [0; 11];
-        for (column, value) in numbers.iter_mut().take(10).enumerate() {
-            *value = number(column)?;
+        let mut numbers = [0_i64; 8];
+        for (column, value) in numbers.iter_mut().enumerate() {
+            *value = row.get(column)?;
         }
-        numbers[10] = row.get::<_, Option<i64>>(16)?.unwrap_or(-1);
-        let (client, task): (String, String) = (row.get(10)?, row.get(11)?);
-        let (held, attempts, digest, labels) = (blob(12)?, blob(13)?, blob(14)?, blob(15)?);
-        let runs = [
-            client.as_bytes(),
-            task.as_bytes(),
-            held,
-            attempts,
-            digest,
-            labels,
-        ];
-        let sound = crc::of_row(&numbers, &runs) == number(17)?;
-        let read = || {
-            Ok(Self {
-                inc: numbers[1],
-                off: numbers[2],
-                call: numbers[3],
-                origin: usize::try_from(numbers[4])
-                    .ok()
-                    .filter(|origin| *origin < 2)
-                    .ok_or(Unreadable("origin"))?,
-                finish: finish(numbers[5]).ok_or(Unreadable("finish"))?,
-                units: numbers[7],
-                prompt_units: numbers[8],
-                held: held_of(held).ok_or(Unreadable("held"))?,
-                attempts: attempts_of(attempts).ok_or(Unreadable("attempts"))?,
-                task,
-                sound,
-            })
-        };
-        if !(0..=2).contains(&numbers[6]) {
-            return Ok(Err(Unreadable("quality")));
+        let body = row.get_ref(8)?.as_blob()?;
+        let sound = crc::of_row(&numbers, &[body]) == row.get::<_, i64>(9)?;
+        Ok(Self::of_values(numbers, body, sound))
+    }
+
+    fn of_values(numbers: [i64; 8], body: &[u8], sound: bool) -> Result<Self, Unreadable> {
+        let [_, inc, off, call, origin, ended, units, prompt_units] = numbers;
+        let body = Body::of(body)?;
+        if body.quality > 2 {
+            return Err(Unreadable("quality"));
         }
-        if digest.len() != 32 {
-            return Ok(Err(Unreadable("digest")));
-        }
-        Ok(read())
+        Ok(Self {
+            inc,
+            off,
+            call,
+            origin: usize::try_from(origin)
+                .ok()
+                .filter(|origin| *origin < 2)
+                .ok_or(Unreadable("origin"))?,
+            finish: finish(ended).ok_or(Unreadable("finish"))?,
+            units,
+            prompt_units,
+            held: held_of(body.held).ok_or(Unreadable("held"))?,
+            attempts: attempts_of(body.attempts).ok_or(Unreadable("attempts"))?,
+            task: body.task.to_owned(),
+            sound,
+        })
     }
 
     /// Whether the call went on after it.

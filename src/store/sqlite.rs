@@ -8,8 +8,8 @@
 //! - `demonstrations` keeps the windows of bursts and what was shown in them;
 //! - `reader` reads beside the writer, `backup` copies beside it;
 //! - `opening` and `place` keep second processes, strange files and old copies out;
-//! - `rows`, `receipts` and `schema` say how it looks on the disk, `rules` which periods are open,
-//!   `upkeep` what may go.
+//! - `rows`, `receipts` and `schema` say how it looks on the disk, `packing` how it came to,
+//!   `rules` which periods are open, `upkeep` what may go.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -60,6 +60,7 @@ mod history;
 mod identity;
 mod key_table;
 mod opening;
+mod packing;
 mod place;
 mod plans;
 mod reader;

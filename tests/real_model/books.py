@@ -19,11 +19,7 @@ def rows(query):
 
 
 # Receipts of one call are cumulative: its last one counts.
-LAST = """
-    SELECT period, inc, origin, units FROM receipt AS r
-    WHERE off = (SELECT max(off) FROM receipt AS o
-                 WHERE o.period = r.period AND o.inc = r.inc AND o.call = r.call)
-"""
+LAST = "SELECT period, inc, origin, units, max(off) FROM receipt GROUP BY period, inc, call"
 receipts = rows(f"SELECT period, inc, sum(units * (origin = 0)), sum(units * (origin = 1)) FROM ({LAST}) "
                 "GROUP BY period, inc HAVING sum(units) > 0 ORDER BY period, inc")
 leases = rows("SELECT l.period, l.inc, sum(l.organic), sum(l.synthetic) FROM lease AS l "

@@ -4,9 +4,12 @@ use futures_util::future::join_all;
 use smallvec::SmallVec;
 use taugate::registry::declaration::{DeclarationStore as _, Subject};
 use taugate_ledger::engine::AppendError;
+use taugate_ledger::ids::CellId;
 use taugate_ledger::receipt::Finish;
 
-use crate::place::{PERIOD, Place, append, exchange, good, id, part, row, units, with_cell};
+use crate::place::{
+    PERIOD, Place, append, exchange, good, id, make_cell, part, row, units, with_cell,
+};
 
 #[tokio::test]
 async fn a_counter_tells_of_units_at_once_and_of_attempts_with_the_last_receipt() {
@@ -106,4 +109,58 @@ async fn one_that_is_refused_disturbs_nobody_in_its_commit() {
     assert_eq!(fine, Ok(1));
     assert_eq!(refused, Err(AppendError::BeyondGrant { cell }));
     assert_eq!(row(&store, cell).await.posted[0], units(10));
+}
+
+#[tokio::test]
+async fn a_second_end_of_a_call_is_refused_by_its_cell_wherever_it_stands() {
+    const CALLS: u64 = 40;
+    let place = Place::new();
+    let (store, one, inc) = with_cell(&place, 10_000).await;
+    let two = make_cell(&store, 2, 10_000).await;
+    for cell in [one, two] {
+        exchange(&store, inc, 1, (cell, 5_000, 0)).await.unwrap();
+    }
+    append(&store, inc, 0, vec![good(1, two, 1)]).await.unwrap();
+    let ask = |doubled_at: usize, call| {
+        let mut receipts: Vec<_> = (2..CALLS + 2).map(|call| good(call, one, 1)).collect();
+        receipts.insert(doubled_at, good(call, two, 1));
+        // Refused as well, but it comes last.
+        receipts.push(good(CALLS + 2, CellId(77), 1));
+        receipts
+    };
+    // At the edges of what one statement writes; a call of an earlier ask, and one of the same.
+    for doubled_at in [0, 1, 15, 16, 17, 31, 32, 39, 40] {
+        let refused = append(&store, inc, 1, ask(doubled_at, 1)).await;
+        assert_eq!(refused, Err(AppendError::BeyondGrant { cell: two }));
+        if doubled_at > 0 {
+            let refused = append(&store, inc, 1, ask(doubled_at, 2)).await;
+            assert_eq!(refused, Err(AppendError::BeyondGrant { cell: two }));
+        }
+    }
+    assert_eq!(row(&store, one).await.posted[0], units(0));
+    let fine: Vec<_> = (2..CALLS + 2).map(|call| good(call, one, 1)).collect();
+    assert_eq!(append(&store, inc, 1, fine).await, Ok(1 + CALLS));
+    assert_eq!(row(&store, one).await.receipts[0], units(CALLS));
+}
+
+#[tokio::test]
+async fn a_part_after_the_end_is_refused_also_within_an_ask() {
+    let place = Place::new();
+    let (store, cell, inc) = with_cell(&place, 100).await;
+    exchange(&store, inc, 1, (cell, 100, 0)).await.unwrap();
+    let refused = Err(AppendError::BeyondGrant { cell });
+    let after_end = vec![part(1, cell, 1), good(1, cell, 2), part(1, cell, 3)];
+    assert_eq!(append(&store, inc, 0, after_end).await, refused);
+    let in_one = vec![
+        part(1, cell, 1),
+        good(2, cell, 5),
+        part(1, cell, 2),
+        good(1, cell, 4),
+    ];
+    assert_eq!(append(&store, inc, 0, in_one).await, Ok(4));
+    assert_eq!(row(&store, cell).await.receipts[0], units(9));
+    for late in [part(1, cell, 4), part(2, cell, 5), good(1, cell, 4)] {
+        assert_eq!(append(&store, inc, 4, vec![late]).await, refused);
+    }
+    assert_eq!(row(&store, cell).await.posted[0], units(9));
 }

@@ -124,7 +124,7 @@ async fn whole_books_add_up_also_while_the_store_is_open() {
 
 /// One statement of plain SQL each, and what an audit must call it. Where the row has a
 /// checksum, that is found as well; the figures have to be found wrong without it, too.
-const DAMAGES: [(&str, &[Kind]); 26] = [
+const DAMAGES: [(&str, &[Kind]); 28] = [
     (
         "UPDATE cell SET granted = granted + 1 WHERE cell = 0",
         &[Kind::Checksum, Kind::Grant],
@@ -183,23 +183,35 @@ const DAMAGES: [(&str, &[Kind]); 26] = [
         &[Kind::Checksum, Kind::Receipt, Kind::Counter],
     ),
     (
-        "UPDATE receipt SET admitted_ms = 0 WHERE inc = 1 AND off = 5",
+        "UPDATE receipt SET body = CAST(substr(body, 1, 2) || zeroblob(8) || substr(body, 11) \
+         AS BLOB) WHERE inc = 1 AND off = 5",
         &[Kind::Checksum],
     ),
     (
-        "UPDATE receipt SET client = 'somebody' WHERE inc = 1 AND off = 5",
+        "UPDATE receipt SET body = CAST(replace(body, 'client00', 'somebody') AS BLOB) \
+         WHERE inc = 1 AND off = 5",
         &[Kind::Checksum],
     ),
     (
-        "UPDATE receipt SET call = 2 WHERE inc = 2 AND off = 3",
+        "UPDATE receipt SET call = 2, finish = 0 WHERE inc = 2 AND off = 3",
         &[Kind::Checksum, Kind::Outcome],
     ),
     (
-        "UPDATE receipt SET task = 'none' WHERE inc = 2 AND off = 3",
-        &[Kind::Orphan],
+        "UPDATE receipt SET body = CAST(replace(body, 'chat', 'none') AS BLOB) \
+         WHERE inc = 2 AND off = 3",
+        &[Kind::Orphan, Kind::Checksum],
     ),
     (
-        "UPDATE receipt SET attempts = zeroblob(3) WHERE inc = 2 AND off = 3",
+        "UPDATE receipt SET body = zeroblob(3) WHERE inc = 2 AND off = 3",
+        &[Kind::Value, Kind::Counter],
+    ),
+    (
+        "UPDATE receipt SET body = CAST(body || x'00' AS BLOB) WHERE inc = 2 AND off = 3",
+        &[Kind::Value, Kind::Counter],
+    ),
+    (
+        "UPDATE receipt SET body = CAST(x'02' || substr(body, 2) AS BLOB) \
+         WHERE inc = 2 AND off = 3",
         &[Kind::Value, Kind::Counter],
     ),
     (
@@ -246,6 +258,27 @@ async fn each_kind_of_damage_is_found_and_named() {
             let named = report.findings.iter().any(|found| found.kind == *kind);
             assert!(named, "{damage}: {kind:?} is missing in {report}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_second_end_of_a_call_is_found_also_where_no_index_forbids_it() {
+    let place = Place::new();
+    drop(full_store(&place).await);
+    let raw = Connection::open(place.path()).unwrap();
+    let second_end = "UPDATE receipt SET call = 2 WHERE inc = 2 AND off = 3";
+    assert!(raw.execute(second_end, []).is_err(), "the index forbids it");
+    raw.execute_batch(
+        "DROP INDEX receipt_end;
+         CREATE INDEX receipt_end ON receipt (period, inc, call) WHERE finish <> 0",
+    )
+    .unwrap();
+    assert_eq!(raw.execute(second_end, []).unwrap(), 1);
+    drop(raw);
+    let report = audited(&place);
+    for kind in [Kind::Checksum, Kind::Outcome] {
+        let named = report.findings.iter().any(|found| found.kind == kind);
+        assert!(named, "{kind:?} is missing in {report}");
     }
 }
 

@@ -39,7 +39,7 @@ async fn a_flipped_digit_is_refused() {
         "UPDATE cell SET granted = granted - 1",
         "UPDATE lease SET organic = organic - 1",
         "UPDATE receipt SET units = units + 1",
-        "UPDATE receipt SET held = zeroblob(length(held) + 4)",
+        "UPDATE receipt SET body = zeroblob(length(body))",
     ] {
         let place = Place::new();
         let (store, cell, inc) = with_cell(&place, 100).await;

@@ -4,6 +4,7 @@ mod append;
 mod audit;
 mod bursts;
 mod disk;
+mod earlier_schema;
 mod exchange;
 mod faults;
 mod history;

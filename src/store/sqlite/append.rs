@@ -11,11 +11,11 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use taugate_ledger::engine::{AppendAsk, AppendError, AppendReply};
 use taugate_ledger::ids::{CellId, Incarnation, Origin};
 use taugate_ledger::period::Period;
-use taugate_ledger::receipt::{Attempt, Finish, Outcome, Receipt};
+use taugate_ledger::receipt::{Attempt, Outcome, Receipt};
 use taugate_ledger::units::Units;
 
 use super::exchange::{is_closed, is_live};
-use super::receipts::{finish, insert_receipt};
+use super::receipts::Lines;
 use super::rows::{
     LeaseRow, RowFault, Stop, cell_int, int, origin, origin_int, period_int, uint, units,
 };
@@ -29,8 +29,12 @@ struct Booking<'a> {
     conn: &'a Connection,
     period: Period,
     inc: Incarnation,
+    /// Whether calls may have been booked in part: without, none has an earlier receipt, but
+    /// for a second end, which the schema forbids.
+    has_parts: bool,
     leases: BTreeMap<CellId, LeaseRow>,
     tallies: BTreeMap<(CellId, Origin), Tally>,
+    lines: Lines,
 }
 
 /// What is added to a row of `tally`.
@@ -42,9 +46,8 @@ struct Tally {
     duration_us: i64,
 }
 
-/// What the store has of a call already.
+/// What was last booked of a call that has not ended.
 struct Earlier {
-    is_part: bool,
     origin: Origin,
     units: Units,
 }
@@ -87,12 +90,16 @@ pub(super) fn append(conn: &Connection, rules: &Rules, ask: &AppendAsk) -> Appen
         conn,
         period: ask.period,
         inc: ask.incarnation,
+        has_parts: has_parts(conn, ask.incarnation, ask.period)?,
         leases: BTreeMap::new(),
         tallies: BTreeMap::new(),
+        lines: Lines::new(ask.period, ask.incarnation),
     };
     let mut offset = next;
     for receipt in fresh {
-        booking.add(offset, receipt)?;
+        if let Err(stop) = booking.add(offset, receipt) {
+            return Err(booking.first_of_refusals(stop));
+        }
         offset = offset.saturating_add(1);
     }
     booking.write(offset)?;
@@ -107,6 +114,15 @@ fn next_offset(conn: &Connection, inc: Incarnation, period: Period) -> Appended<
         .query_row((period_int(period), int(inc.0)), |row| row.get(0))
         .optional()?;
     Ok(uint(next.unwrap_or(0), "inc_period")?)
+}
+
+fn has_parts(conn: &Connection, inc: Incarnation, period: Period) -> Appended<bool> {
+    Ok(conn
+        .prepare_cached(
+            "SELECT 1 FROM receipt INDEXED BY receipt_part
+             WHERE period = ?1 AND inc = ?2 AND finish = 0",
+        )?
+        .exists((period_int(period), int(inc.0)))?)
 }
 
 /// The cell by which a refusal is named.
@@ -147,9 +163,13 @@ fn adds_up(receipt: &Receipt) -> bool {
 impl Booking<'_> {
     fn add(&mut self, offset: u64, receipt: &Receipt) -> Appended<()> {
         let named = named_cell(receipt);
+        if receipt.is_part() && self.has_ended(receipt.call)? {
+            return Err(beyond(named));
+        }
         let earlier = self.earlier(receipt.call)?;
-        if let Some(earlier) = &earlier
-            && (!earlier.is_part || earlier.origin != receipt.origin)
+        if earlier
+            .as_ref()
+            .is_some_and(|earlier| earlier.origin != receipt.origin)
         {
             return Err(beyond(named));
         }
@@ -167,34 +187,73 @@ impl Booking<'_> {
             self.tallies.entry((named, receipt.origin)).or_default();
         }
         self.count(receipt)?;
-        insert_receipt(self.conn, self.period, self.inc, offset, receipt)?;
+        self.lines.add(offset, receipt, named);
+        if receipt.is_part() {
+            self.has_parts = true;
+        }
+        // A part is looked up by what follows it.
+        if receipt.is_part() || self.lines.is_full() {
+            self.write_lines()?;
+        }
         self.fulfil(receipt)
     }
 
-    /// The last that was booked of a call.
-    ///
-    /// The index is named because the planner would rather walk the primary key backwards
-    /// for the order, through all receipts of the period when the call is new.
+    /// Whether a call has ended. What ends one is not looked up: the index sees to it.
+    fn has_ended(&mut self, call: u64) -> Appended<bool> {
+        self.write_lines()?;
+        let mut ended = self.conn.prepare_cached(
+            "SELECT 1 FROM receipt INDEXED BY receipt_end
+             WHERE period = ?1 AND inc = ?2 AND call = ?3 AND finish <> 0",
+        )?;
+        Ok(ended.exists(self.key(call))?)
+    }
+
+    /// The last part that was booked of a call.
     fn earlier(&self, call: u64) -> Appended<Option<Earlier>> {
-        let found: Option<(i64, i64, i64)> = self
+        if !self.has_parts {
+            return Ok(None);
+        }
+        let found: Option<(i64, i64)> = self
             .conn
             .prepare_cached(
-                "SELECT finish, origin, units FROM receipt INDEXED BY receipt_call
-                 WHERE period = ?1 AND inc = ?2 AND call = ?3 ORDER BY off DESC LIMIT 1",
+                "SELECT origin, units FROM receipt INDEXED BY receipt_part
+                 WHERE period = ?1 AND inc = ?2 AND call = ?3 AND finish = 0
+                 ORDER BY off DESC LIMIT 1",
             )?
-            .query_row(
-                (period_int(self.period), int(self.inc.0), int(call)),
-                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
-            )
+            .query_row(self.key(call), |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;
-        let Some((ended, from, so_far)) = found else {
+        let Some((from, so_far)) = found else {
             return Ok(None);
         };
         Ok(Some(Earlier {
-            is_part: finish(ended) == Some(Finish::Running),
             origin: origin(from, "receipt")?,
             units: units(so_far, "receipt")?,
         }))
+    }
+
+    fn key(&self, call: u64) -> [i64; 3] {
+        [period_int(self.period), int(self.inc.0), int(call)]
+    }
+
+    /// Writes the receipts that wait; one that ends a call again is refused.
+    fn write_lines(&mut self) -> Appended<()> {
+        let Err(fault) = self.lines.write(self.conn) else {
+            return Ok(());
+        };
+        if fault.is_doubled()
+            && let Some(line) = self.lines.second_end(self.conn)?
+        {
+            return Err(beyond(line.named));
+        }
+        Err(Stop::Fault(fault))
+    }
+
+    /// The first refusal of an ask: a receipt that waits may be refused, too.
+    fn first_of_refusals(&mut self, last: Stop<AppendError>) -> Stop<AppendError> {
+        match last {
+            Stop::Refused(_) => self.write_lines().err().unwrap_or(last),
+            Stop::Fault(_) => last,
+        }
     }
 
     /// The lease that is charged; an attempt or units without one are refused.
@@ -254,7 +313,8 @@ impl Booking<'_> {
     }
 
     /// Writes what was gathered; a check that fires names the cell.
-    fn write(&self, next: u64) -> Appended<()> {
+    fn write(&mut self, next: u64) -> Appended<()> {
+        self.write_lines()?;
         for (cell, lease) in &self.leases {
             lease
                 .write(self.conn, self.period, self.inc, *cell)

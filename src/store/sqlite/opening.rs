@@ -99,9 +99,12 @@ impl From<rusqlite::Error> for OpenError {
     fn from(error: rusqlite::Error) -> Self {
         use rusqlite::ErrorCode as Code;
         match error.sqlite_error_code() {
-            Some(Code::DatabaseCorrupt | Code::NotADatabase) => Self::Damaged {
-                reason: error.to_string(),
-            },
+            // An older file's rows break a rule that no program that wrote them did.
+            Some(Code::DatabaseCorrupt | Code::NotADatabase | Code::ConstraintViolation) => {
+                Self::Damaged {
+                    reason: error.to_string(),
+                }
+            }
             _ => Self::Engine(error),
         }
     }

@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use super::OpenError;
 use super::cells::subject_of;
 use super::exchange::{FirstOfThisProcess, is_live};
-use super::receipts::{RECEIPT_COLUMNS, receipt_of};
+use super::receipts::{PlacedReceipt, RECEIPT_COLUMNS, receipt_of};
 use super::rows::{CellRow, LeaseRow, RowFault, cell_id, int, origin, period_int, uint};
 use super::schema::{self, Found};
 use crate::store::{BookRow, StoreFault, StoredReceipt, TallyRow};
@@ -153,17 +153,10 @@ pub(super) fn receipt(
     id: RequestId,
 ) -> Result<Option<StoredReceipt>, RowFault> {
     let snapshot = conn.unchecked_transaction()?;
-    let found = snapshot
-        .prepare_cached(&format!(
-            "SELECT {RECEIPT_COLUMNS} FROM receipt INDEXED BY receipt_call
-             WHERE period = ?1 AND inc = ?2 AND call = ?3 ORDER BY off DESC LIMIT 1"
-        ))?
-        .query_row(
-            (period_int(id.period), int(id.incarnation.0), int(id.call)),
-            |row| Ok(receipt_of(row)),
-        )
-        .optional()?
-        .transpose()?;
+    let found = match last_receipt(&snapshot, id, "receipt_end WHERE finish <> 0")? {
+        Some(end) => Some(end),
+        None => last_receipt(&snapshot, id, "receipt_part WHERE finish = 0")?,
+    };
     let Some(placed) = found else {
         return Ok(None);
     };
@@ -178,6 +171,24 @@ pub(super) fn receipt(
         subjects: subjects(&snapshot, &receipt)?,
         receipt,
     }))
+}
+
+/// The last receipt of a call among those of an index.
+fn last_receipt(
+    conn: &Connection,
+    id: RequestId,
+    among: &str,
+) -> Result<Option<PlacedReceipt>, RowFault> {
+    conn.prepare_cached(&format!(
+        "SELECT {RECEIPT_COLUMNS} FROM receipt INDEXED BY {among}
+         AND period = ?1 AND inc = ?2 AND call = ?3 ORDER BY off DESC LIMIT 1"
+    ))?
+    .query_row(
+        (period_int(id.period), int(id.incarnation.0), int(id.call)),
+        |row| Ok(receipt_of(row)),
+    )
+    .optional()?
+    .transpose()
 }
 
 pub(super) fn subjects(

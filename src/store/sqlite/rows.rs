@@ -73,8 +73,17 @@ impl RowFault {
 
     /// Whether a CHECK of the schema fired.
     pub(super) fn is_check(&self) -> bool {
+        self.is_extended(rusqlite::ffi::SQLITE_CONSTRAINT_CHECK)
+    }
+
+    /// Whether a UNIQUE index of the schema forbade it.
+    pub(super) fn is_doubled(&self) -> bool {
+        self.is_extended(rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE)
+    }
+
+    fn is_extended(&self, code: i32) -> bool {
         matches!(self, Self::Sql(rusqlite::Error::SqliteFailure(error, _))
-            if error.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_CHECK)
+            if error.extended_code == code)
     }
 }
 

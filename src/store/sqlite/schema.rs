@@ -5,13 +5,29 @@
 
 use rusqlite::Connection;
 
-use super::OpenError;
+use super::{OpenError, packing};
 
 /// Marks a file as ours ("taug").
 const APPLICATION_ID: i64 = 0x7461_7567;
 
 /// Each step makes the next version of the schema; a step is never changed once released.
-const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6];
+const MIGRATIONS: &[Step] = &[
+    Step::Sql(V1),
+    Step::Sql(V2),
+    Step::Sql(V3),
+    Step::Sql(V4),
+    Step::Sql(V5),
+    Step::Sql(V6),
+    Step::Rows(packing::pack),
+];
+
+/// How one version becomes the next.
+enum Step {
+    /// By statements alone.
+    Sql(&'static str),
+    /// Row by row, where SQL has no words for it.
+    Rows(fn(&Connection) -> rusqlite::Result<()>),
+}
 
 const V1: &str = "
 -- What this file is.
@@ -279,7 +295,7 @@ CREATE TABLE history (
 ";
 
 /// The version that this program writes.
-pub(super) const VERSION: i64 = 6;
+pub(super) const VERSION: i64 = 7;
 
 /// Sets what every connection needs.
 pub(super) fn tune(conn: &Connection) -> rusqlite::Result<()> {
@@ -345,12 +361,23 @@ pub(super) fn migrate(
     let version: i64 = tx.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let done = usize::try_from(version).unwrap_or(0);
     for step in MIGRATIONS.iter().skip(done) {
-        tx.execute_batch(step)?;
+        step.take(&tx)?;
     }
     tx.pragma_update(None, "application_id", APPLICATION_ID)?;
     tx.pragma_update(None, "user_version", VERSION)?;
     fill(&tx)?;
     tx.commit()
+}
+
+// === impl Step ===
+
+impl Step {
+    fn take(&self, conn: &Connection) -> rusqlite::Result<()> {
+        match self {
+            Self::Sql(statements) => conn.execute_batch(statements),
+            Self::Rows(make) => make(conn),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -362,7 +389,7 @@ mod tests {
         for steps in 1..MIGRATIONS.len() {
             let mut conn = Connection::open_in_memory().unwrap();
             for step in &MIGRATIONS[..steps] {
-                conn.execute_batch(step).unwrap();
+                step.take(&conn).unwrap();
             }
             conn.pragma_update(None, "application_id", APPLICATION_ID)
                 .unwrap();
