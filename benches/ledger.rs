@@ -17,7 +17,7 @@ use std::time::Duration;
 use dashmap::DashMap;
 use parking_lot::Mutex;
 use taugate::registry::snapshot::{Availability, Market, Miner, Offer, Snapshot};
-use taugate::routing::{Balance, Balances, Router, RouterSettings, Vitals, Wish};
+use taugate::routing::{Balance, Balances, Router, RouterSettings, Wish};
 use taugate::task::Task;
 use taugate_ledger::audit::audit;
 use taugate_ledger::engine::{CellGrant, ExchangeReply};
@@ -233,10 +233,9 @@ impl Ours {
     fn new(miners: u32) -> Self {
         let table = granted(miners * TASKS);
         let tasks: Vec<_> = (0..TASKS).map(|task| format!("task-{task}")).collect();
-        let router = Router::new(RouterSettings::default(), 1);
-        let vitals = Vitals::default();
+        let router = Router::new(RouterSettings::default(), 1, Arc::default());
         let snapshot = snapshot(&tasks, miners);
-        router.rebuild(&snapshot, table.as_ref(), &vitals, 0);
+        router.rebuild(&snapshot, table.as_ref(), 0);
         Self {
             router,
             table,

@@ -3,6 +3,7 @@
 pub mod balances;
 pub mod choice;
 pub mod cost;
+mod draws;
 pub mod explanation;
 mod plan;
 pub mod settings;

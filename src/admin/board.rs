@@ -17,7 +17,7 @@ use crate::identity::hotkey::Hotkey;
 use crate::registry::roll::{Held, Standing};
 use crate::registry::snapshot::{Offer, Snapshot};
 use crate::report::{Counter, Reach, ReportStore, feed};
-use crate::routing::vitals::PulseRef;
+use crate::routing::vitals::{History, Pulse};
 use crate::task::TaskId;
 
 /// What is still due of checks.
@@ -281,8 +281,9 @@ impl Look<'_> {
         let organic = of_cell(&|cell| self.posted(cell, Origin::Organic));
         let synthetic = of_cell(&|cell| self.posted(cell, Origin::Synthetic));
         let stated = offer.and_then(|offer| offer.concurrency);
-        let seen = pulse.as_ref().and_then(|pulse| pulse.concurrency());
-        let success = pulse.as_ref().filter(|pulse| pulse.is_judged());
+        let seen = pulse.and_then(Pulse::concurrency);
+        let history = standing.cell.map(|cell| self.history(cell));
+        let success = history.filter(|history| history.is_judged());
         let (due, scores) = (&self.sources.due, &self.sources.scores);
         Row {
             miner: held.hotkey.to_string(),
@@ -300,14 +301,14 @@ impl Look<'_> {
             score: scores
                 .as_ref()
                 .and_then(|scores| scores.score(&held.hotkey, &standing.task)),
-            state: self.state(held, standing, pulse.as_ref()),
-            in_flight: pulse.as_ref().map_or(0, |pulse| pulse.in_flight()),
+            state: self.state(held, standing, pulse),
+            in_flight: pulse.map_or(0, Pulse::in_flight),
             concurrency: stated.into_iter().chain(seen).min(),
-            success: success.map(|pulse| pulse.success()),
+            success: success.map(History::success),
         }
     }
 
-    fn state(&self, held: &Held, standing: &Standing, pulse: Option<&PulseRef>) -> State {
+    fn state(&self, held: &Held, standing: &Standing, pulse: Option<&Pulse>) -> State {
         let calls = &self.sources.calls;
         if !calls.registry.is_registered(&held.hotkey) {
             return State::NotRegistered;
@@ -348,7 +349,7 @@ impl Look<'_> {
             first_chunk_us = first_chunk_us.saturating_add(counter.first_chunk_us);
             duration_us = duration_us.saturating_add(counter.duration_us);
         }
-        let unit_us = cell.map(|cell| self.pulse(cell).latency());
+        let unit_us = cell.map(|cell| self.history(cell).latency());
         Cell {
             row,
             attempts,
@@ -363,8 +364,12 @@ impl Look<'_> {
         here.saturating_add(self.others.of(cell, origin))
     }
 
-    fn pulse(&self, cell: CellId) -> PulseRef {
+    fn pulse(&self, cell: CellId) -> &Pulse {
         self.sources.calls.vitals.pulse(cell)
+    }
+
+    fn history(&self, cell: CellId) -> &History {
+        self.sources.calls.vitals.history(cell)
     }
 
     /// Uids come with a metagraph.

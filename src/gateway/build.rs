@@ -196,11 +196,13 @@ fn calls(
         },
         period: Duration::from_secs(u64::from(config.period.length.secs())),
     };
+    let vitals = Arc::new(Vitals::default());
+    let seed = books.incarnation().0;
     Calls {
         books: Arc::clone(books),
         registry: Arc::clone(registry),
-        router: Arc::new(Router::new(router, books.incarnation().0)),
-        vitals: Arc::new(Vitals::default()),
+        router: Arc::new(Router::new(router, seed, Arc::clone(&vitals))),
+        vitals,
         instruments: Arc::clone(instruments),
         deliveries: Arc::new(Measures::default()),
         settings: ArcSwap::from_pointee(call_settings(config)),

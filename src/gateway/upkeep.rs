@@ -56,7 +56,7 @@ fn look(calls: &Calls) {
     }
     calls
         .router
-        .rebuild(&snapshot, table.as_ref(), &calls.vitals, calls.now_ms());
+        .rebuild(&snapshot, table.as_ref(), calls.now_ms());
     let left: HashMap<_, _> = snapshot
         .markets
         .iter()

@@ -23,9 +23,7 @@ pub struct Balance {
 
 impl Balances for Table {
     fn balance(&self, cell: CellId) -> Balance {
-        Balance {
-            left: self.left(cell),
-            spent: self.posted_total(cell).saturating_add(self.reserved(cell)),
-        }
+        let (left, spent) = self.left_and_spent(cell);
+        Balance { left, spent }
     }
 }

@@ -10,11 +10,12 @@ use taugate_ledger::ids::CellId;
 use taugate_ledger::units::Units;
 
 use super::balances::{Balance, Balances};
+use super::draws::{Draws, below};
 use super::explanation::{Candidate, Explanation, Verdict};
-use super::plan::{Entry, Plan, View, below};
+use super::plan::{Place, Plan, View};
 use super::settings::{Policy, RouterSettings};
-use super::vitals::Vitals;
-use crate::registry::snapshot::{Availability, Offer, Snapshot};
+use super::vitals::{Pulse, Standing, Vitals};
+use crate::registry::snapshot::{Offer, Snapshot};
 use crate::task::TaskId;
 
 /// Pairs that are sampled before the scan: they find a miner that is not busy, unless
@@ -24,13 +25,14 @@ const SAMPLES: u32 = 5;
 /// How far apart the seeds of two calls are; odd, so that all come up.
 const SEED_STEP: u64 = 0xd134_2543_de82_ef95;
 
-/// Entries that the scan looks at.
+/// Places that the scan looks at.
 const SCAN: usize = 256;
 
 /// Chooses miners for calls.
 #[derive(Debug)]
 pub struct Router {
     settings: RouterSettings,
+    vitals: Arc<Vitals>,
     plans: ArcSwap<HashMap<TaskId, Arc<Plan>>>,
     /// The seed of the next call's draws.
     seeds: AtomicU64,
@@ -61,22 +63,17 @@ pub struct Choices<'a> {
     sampled: u32,
     scanned: usize,
     start: usize,
-    loser: Option<usize>,
-    last: Option<usize>,
+    loser: Option<Place>,
+    last: Option<Place>,
     seen: Seen,
     candidates: Vec<Candidate>,
 }
 
-/// The numbers that one call draws (splitmix64). Only their seed is shared: words that many
-/// threads raise cost more than all the rest of a choice.
-#[derive(Clone, Copy, Debug)]
-struct Draws(u64);
-
 /// A candidate as it was found.
 #[derive(Clone, Copy)]
 struct Look<'a> {
-    at: usize,
-    entry: &'a Entry,
+    place: Place,
+    pulse: &'a Pulse,
     in_flight: u32,
     balance: Balance,
 }
@@ -107,9 +104,10 @@ pub enum NoChoice {
 impl Router {
     /// A router that knows nobody yet. The seed decides its draws.
     #[must_use]
-    pub fn new(settings: RouterSettings, seed: u64) -> Self {
+    pub fn new(settings: RouterSettings, seed: u64, vitals: Arc<Vitals>) -> Self {
         Self {
             settings,
+            vitals,
             plans: ArcSwap::default(),
             seeds: AtomicU64::new(seed),
             turn: AtomicU64::new(0),
@@ -117,21 +115,15 @@ impl Router {
     }
 
     /// Weighs everyone anew. Call it about once a second and when the snapshot changed.
-    pub fn rebuild(
-        &self,
-        snapshot: &Snapshot,
-        balances: &dyn Balances,
-        vitals: &Vitals,
-        now_ms: u64,
-    ) {
-        let settings = self.settings;
+    pub fn rebuild(&self, snapshot: &Snapshot, balances: &dyn Balances, now_ms: u64) {
+        let view = View {
+            settings: self.settings,
+            balances,
+            vitals: &self.vitals,
+            now_ms,
+            start: self.draws().fraction(),
+        };
         let plans = snapshot.markets.iter().map(|(task, market)| {
-            let view = View {
-                settings,
-                balances,
-                vitals,
-                now_ms,
-            };
             let plan = Plan::new(Arc::clone(market), &view);
             (Arc::clone(task), Arc::new(plan))
         });
@@ -154,15 +146,14 @@ impl Router {
         now_ms: u64,
     ) -> Choices<'a> {
         let plan = self.plans.load().get(task).map(Arc::clone);
-        let entries = plan.as_ref().map_or(0, |plan| plan.entries.len());
-        let seed = self.seeds.fetch_add(SEED_STEP, Ordering::Relaxed);
-        let mut draws = Draws(seed);
+        let places = plan.as_ref().map_or(0, |plan| plan.len());
+        let mut draws = self.draws();
         let start = match self.settings.policy {
             Policy::RoundRobin => {
                 let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-                usize::try_from(turn).unwrap_or(0).checked_rem(entries)
+                usize::try_from(turn).unwrap_or(0).checked_rem(places)
             }
-            Policy::TwoChoices | Policy::Random => Some(below(draws.next() >> 32, entries)),
+            Policy::TwoChoices | Policy::Random => Some(below(draws.next() >> 32, places)),
         };
         Choices {
             router: self,
@@ -180,32 +171,25 @@ impl Router {
             candidates: Vec::new(),
         }
     }
-}
 
-// === impl Draws ===
-
-impl Draws {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+    /// New ones.
+    fn draws(&self) -> Draws {
+        Draws::new(self.seeds.fetch_add(SEED_STEP, Ordering::Relaxed))
     }
 }
 
 // === impl Choices ===
 
-impl Choices<'_> {
+impl<'a> Choices<'a> {
     /// The cell of the next candidate that has what the call needs, as last seen.
     pub fn next_best(&mut self) -> Option<CellId> {
         let plan = self.plan.take()?;
         self.last = self.next_place(&plan);
-        let plan = self.plan.insert(plan);
-        let entry = plan.entries.get(self.last?)?;
-        Some(entry.cell)
+        self.plan = Some(plan);
+        Some(self.last?.cell)
     }
 
-    fn next_place(&mut self, plan: &Plan) -> Option<usize> {
+    fn next_place(&mut self, plan: &Plan) -> Option<Place> {
         if let Some(loser) = self.loser.take() {
             return Some(loser);
         }
@@ -213,9 +197,7 @@ impl Choices<'_> {
             self.wish.pinned.is_none() && self.router.settings.policy == Policy::TwoChoices;
         while samples && self.sampled < SAMPLES {
             self.sampled += 1;
-            let draws = [self.draws.next(), self.draws.next()];
-            let [one, two] = draws.map(|draw| plan.sample(draw));
-            let (Some(one), Some(two)) = (one, two) else {
+            let Some([one, two]) = plan.sample(&mut self.draws) else {
                 break;
             };
             let found = self.cheaper(plan, one, two);
@@ -236,7 +218,7 @@ impl Choices<'_> {
     pub fn chosen(&mut self) -> Option<(Offer, Option<Explanation>)> {
         self.mark(Verdict::Chosen);
         let candidates = std::mem::take(&mut self.candidates);
-        let offer = self.plan.as_ref()?.offer(self.last?)?.clone();
+        let offer = self.plan.as_ref()?.offer(self.last?.at)?.clone();
         let explanation = self.wish.explain.then_some(Explanation {
             policy: self.router.settings.policy,
             candidates,
@@ -255,15 +237,14 @@ impl Choices<'_> {
         }
     }
 
-    fn cheaper(&mut self, plan: &Plan, one: usize, two: usize) -> Option<usize> {
+    fn cheaper(&mut self, plan: &Plan, one: Place, two: Place) -> Option<Place> {
         // Both are fetched before either is judged: their cache misses overlap.
-        let looks = [one, two].map(|at| Look::at(plan, self.balances, at));
-        let [first, second] = looks;
-        let first = self.judge(plan, first?, false);
+        let [first, second] = [one, two].map(|place| self.look(place));
+        let first = self.judge(plan, first, false);
         if one == two {
             return first.map(|_| one);
         }
-        let second = self.judge(plan, second?, false);
+        let second = self.judge(plan, second, false);
         match (first, second) {
             (Some(a), Some(b)) => {
                 let (winner, loser) = if a <= b { (one, two) } else { (two, one) };
@@ -276,35 +257,45 @@ impl Choices<'_> {
         }
     }
 
-    fn scan(&mut self, plan: &Plan) -> Option<usize> {
-        let entries = plan.entries.len();
+    fn scan(&mut self, plan: &Plan) -> Option<Place> {
+        let places = plan.len();
         // A pinned call means one miner, wherever it stands.
         let most = if self.wish.pinned.is_some() {
-            entries
+            places
         } else {
-            entries.min(SCAN)
+            places.min(SCAN)
         };
         while self.scanned < most {
-            let at = (self.start + self.scanned).checked_rem(entries)?;
+            let at = (self.start + self.scanned).checked_rem(places)?;
             self.scanned += 1;
-            let look = Look::at(plan, self.balances, at)?;
-            if self.judge(plan, look, true).is_some() {
-                return Some(at);
+            let place = plan.place(at)?;
+            if self.judge(plan, self.look(place), true).is_some() {
+                return Some(place);
             }
         }
         None
+    }
+
+    fn look(&self, place: Place) -> Look<'a> {
+        let pulse = self.router.vitals.pulse(place.cell);
+        Look {
+            place,
+            pulse,
+            in_flight: pulse.in_flight(),
+            balance: self.balances.balance(place.cell),
+        }
     }
 
     /// The candidate's cost, or `None` when it is skipped. The scan, as the last resort,
     /// passes over a fresh ejection: else a bad second could leave nobody.
     fn judge(&mut self, plan: &Plan, look: Look<'_>, scanning: bool) -> Option<f64> {
         let Look {
-            at,
-            entry,
+            place,
+            pulse,
             in_flight,
             balance,
         } = look;
-        let verdict = if self.is_excluded(plan, at, entry.cell) {
+        let verdict = if self.is_excluded(plan, place) {
             Verdict::Excluded
         } else {
             self.verdict(look, scanning)
@@ -320,11 +311,11 @@ impl Choices<'_> {
             | Verdict::HigherScore
             | Verdict::LostRace => {}
         }
-        let score = (verdict == Verdict::HigherScore).then(|| plan.cost(entry, in_flight));
+        let score = (verdict == Verdict::HigherScore).then(|| pulse.cost(in_flight));
         if self.wish.explain && self.candidates.len() < SCAN {
             self.candidates.push(Candidate {
-                hotkey: Arc::clone(&plan.offer(at)?.miner.hotkey),
-                cell: entry.cell,
+                hotkey: Arc::clone(&plan.offer(place.at)?.miner.hotkey),
+                cell: place.cell,
                 score,
                 left: balance.left,
                 in_flight,
@@ -334,62 +325,47 @@ impl Choices<'_> {
         score
     }
 
-    fn is_excluded(&self, plan: &Plan, at: usize, cell: CellId) -> bool {
+    fn is_excluded(&self, plan: &Plan, place: Place) -> bool {
         let other = self.wish.pinned.is_some_and(|hotkey| {
-            let offer = plan.offer(at);
+            let offer = plan.offer(place.at);
             offer.is_none_or(|offer| *hotkey != *offer.miner.hotkey)
         });
-        other || self.wish.exclude.contains(&cell)
+        other || self.wish.exclude.contains(&place.cell)
     }
 
     fn verdict(&self, look: Look<'_>, scanning: bool) -> Verdict {
-        let Look { entry, balance, .. } = look;
+        let Look { pulse, balance, .. } = look;
+        let standing = pulse.standing();
         // It never becomes free again: nobody waits for it.
-        if entry.availability == Availability::Draining {
+        if standing == Standing::Draining {
             return Verdict::Draining;
         }
         // What was granted before a declaration was lowered is not spent beyond it.
         let after = balance.spent.saturating_add(self.wish.units);
-        if balance.left < self.wish.units || after > entry.allotment {
+        if balance.left < self.wish.units || after > pulse.allotment() {
             return Verdict::Exhausted;
         }
-        let busy = entry.availability == Availability::Busy
-            || entry.pulse.is_pausing(self.now_ms)
-            || entry.is_full(look.in_flight);
+        let busy = standing == Standing::Busy
+            || pulse.is_pausing(self.now_ms)
+            || pulse.is_full(look.in_flight);
         if busy {
             return Verdict::Busy;
         }
-        let fresh = !scanning && !entry.spared && entry.pulse.is_ejected(self.now_ms);
-        if self.wish.pinned.is_none() && (entry.ejected || fresh) {
+        let fresh = !scanning && standing != Standing::Spared && pulse.is_ejected(self.now_ms);
+        if self.wish.pinned.is_none() && (standing == Standing::Ejected || fresh) {
             return Verdict::Ejected;
         }
         Verdict::HigherScore
     }
 
     fn mark(&mut self, verdict: Verdict) {
-        let plan = self.plan.as_ref();
-        let entry = self.last.and_then(|at| plan?.entries.get(at));
-        let Some(cell) = entry.map(|entry| entry.cell) else {
+        let Some(Place { cell, .. }) = self.last else {
             return;
         };
         let mut looked_at = self.candidates.iter_mut().rev();
         if let Some(candidate) = looked_at.find(|candidate| candidate.cell == cell) {
             candidate.verdict = verdict;
         }
-    }
-}
-
-// === impl Look ===
-
-impl<'a> Look<'a> {
-    fn at(plan: &'a Plan, balances: &dyn Balances, at: usize) -> Option<Self> {
-        let entry = plan.entries.get(at)?;
-        Some(Self {
-            at,
-            entry,
-            in_flight: entry.pulse.in_flight(),
-            balance: balances.balance(entry.cell),
-        })
     }
 }
 

@@ -1,12 +1,8 @@
 //! What it costs to send a call to a miner: the lower of two wins.
 
-/// What is known of a candidate, and of its market.
+/// What is known of a candidate, and of its market, whatever it has to do.
 #[derive(Clone, Copy, Debug)]
 pub struct Burden {
-    /// Calls in flight.
-    pub in_flight: u32,
-    /// Calls that it takes at once.
-    pub concurrency: f64,
     /// Its latency, any unit; 0: not known.
     pub latency: f64,
     /// The market's median latency in the same unit; 0: not known.
@@ -22,12 +18,18 @@ pub struct Burden {
     pub success: f64,
 }
 
-/// `(occupancy + 1/4) x latency ratio x pace / success squared`.
+/// `(occupancy + 1/4) x factor`, occupancy being the part of its places that is taken.
 ///
-/// The fourth lets small miners in: `(in flight + 1) / concurrency` would starve them.
+/// The fourth lets small miners in: `(in flight + 1) / places` would starve them.
 #[must_use]
-pub fn cost(burden: &Burden) -> f64 {
-    let occupancy = f64::from(burden.in_flight) / burden.concurrency.max(1.0) + 0.25;
+pub fn cost(in_flight: u32, places: f64, factor: f64) -> f64 {
+    (f64::from(in_flight) / places.max(1.0) + 0.25) * factor
+}
+
+/// `latency ratio x pace / success squared`: it changes with what is learned and with the
+/// market, not with each call in flight, so that a choice finds it worked out.
+#[must_use]
+pub fn factor(burden: &Burden) -> f64 {
     let latency = slowness(burden.latency, burden.median, burden.promised);
     // No attempt yet is a pace, too: the slowest.
     let pace = if burden.pace_mean > 0.0 {
@@ -36,7 +38,7 @@ pub fn cost(burden: &Burden) -> f64 {
         1.0
     };
     let success = burden.success.max(0.05);
-    occupancy * latency * pace / (success * success)
+    latency * pace / (success * success)
 }
 
 /// How slow a miner is against others (a ratio, 1: as usual), but no slower than against its
@@ -68,8 +70,6 @@ mod tests {
     use super::*;
 
     const USUAL: Burden = Burden {
-        in_flight: 0,
-        concurrency: 4.0,
         latency: 100.0,
         median: 100.0,
         promised: 0.0,
@@ -80,16 +80,13 @@ mod tests {
 
     #[test]
     fn an_idle_usual_miner_costs_a_fourth() {
-        assert!((cost(&USUAL) - 0.25).abs() < 1e-12);
+        assert!((cost(0, 4.0, factor(&USUAL)) - 0.25).abs() < 1e-12);
     }
 
     #[test]
     fn each_burden_costs_more() {
+        assert!(cost(2, 4.0, 1.0) > cost(0, 4.0, 1.0));
         let burdens = [
-            Burden {
-                in_flight: 2,
-                ..USUAL
-            },
             Burden {
                 latency: 200.0,
                 ..USUAL
@@ -101,7 +98,7 @@ mod tests {
             },
         ];
         for burden in burdens {
-            assert!(cost(&burden) > cost(&USUAL), "{burden:?}");
+            assert!(factor(&burden) > factor(&USUAL), "{burden:?}");
         }
     }
 
@@ -111,18 +108,18 @@ mod tests {
             latency: 600.0,
             ..USUAL
         };
-        assert!(cost(&slow) > 5.0 * cost(&USUAL));
+        assert!(factor(&slow) > 5.0 * factor(&USUAL));
         let as_it_said = Burden {
             promised: 700.0,
             ..slow
         };
-        assert!((cost(&as_it_said) - cost(&USUAL)).abs() < 1e-12);
+        assert!((factor(&as_it_said) - factor(&USUAL)).abs() < 1e-12);
         // Slower than it said costs by how much, not by how slow that is to others.
         let slower = Burden {
             promised: 300.0,
             ..slow
         };
-        assert!((cost(&slower) - 2.0 * cost(&USUAL)).abs() < 1e-12);
+        assert!((factor(&slower) - 2.0 * factor(&USUAL)).abs() < 1e-12);
     }
 
     #[test]
@@ -132,19 +129,11 @@ mod tests {
             promised: 1e9,
             ..USUAL
         };
-        assert!(cost(&endless) >= 5.0 * cost(&USUAL));
+        assert!(factor(&endless) >= 5.0 * factor(&USUAL));
     }
 
     #[test]
     fn a_small_idle_miner_costs_no_more_than_a_large_idle_one() {
-        let small = Burden {
-            concurrency: 1.0,
-            ..USUAL
-        };
-        let large = Burden {
-            concurrency: 64.0,
-            ..USUAL
-        };
-        assert!((cost(&small) - cost(&large)).abs() < 1e-12);
+        assert!((cost(0, 1.0, 1.0) - cost(0, 64.0, 1.0)).abs() < 1e-12);
     }
 }

@@ -1,54 +1,46 @@
 //! A market, weighed: who may be sampled and how often. Rebuilt about once a second.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use taugate_ledger::ids::CellId;
 use taugate_ledger::units::Units;
 
 use super::balances::{Balance, Balances};
-use super::cost::{Burden, cost, slowness};
+use super::cost::slowness;
+use super::draws::{Draws, below};
 use super::settings::RouterSettings;
-use super::vitals::{PulseRef, Vitals};
+use super::vitals::{History, Measure, Standing, Told, Vitals};
 use crate::registry::snapshot::{Availability, Market, Offer};
 
-/// A market with weights.
+/// A market with weights. What a choice reads of a candidate stands in its pulse, which is
+/// told when the plan is made.
 #[derive(Debug)]
 pub(super) struct Plan {
     market: Arc<Market>,
-    /// One per offer, in the same order.
-    pub(super) entries: Vec<Entry>,
-    /// Whether anyone has any weight.
-    sampled: bool,
-    latency_median: f64,
-    pace_mean: f64,
+    /// Each place as often as its weight says.
+    wheel: Vec<Place>,
+    ahead: Ahead,
 }
 
-/// What a choice needs of an offer: one cache line, because it reads two among very many.
+/// Two places that the last call drew for the next one; [`NO_PLACE`]: taken. A line of its
+/// own, as every call writes it.
 #[repr(align(64))]
 #[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) pulse: PulseRef,
+struct Ahead {
+    first: AtomicU64,
+    second: AtomicU64,
+}
+
+/// No place as a word.
+const NO_PLACE: u64 = u64::MAX;
+
+/// A place among a market's offers, and its cell: whoever has the place goes on to the cell
+/// without another look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) at: u32,
     pub(super) cell: CellId,
-    pub(super) availability: Availability,
-    /// Left out.
-    pub(super) ejected: bool,
-    /// Fails, but too many do: it is not left out.
-    pub(super) spared: bool,
-    pub(super) allotment: Units,
-    /// The smaller of the allotment and what was verified.
-    spendable: Units,
-    /// Requests at once that it states.
-    concurrency: Option<u32>,
-    /// Calls in flight at a miner that works at its allotment's rate; 0 while its pace is not
-    /// known.
-    usual: f32,
-    /// Microseconds a unit may take in one of the places that it states, if all of them
-    /// together are to keep its allotment's rate; 0 where it states none.
-    promised: f32,
-    /// Its slot of the alias table: a draw below this is for itself,
-    threshold: f32,
-    /// one above it for this one.
-    alias: u32,
 }
 
 /// What a market is weighed by.
@@ -58,149 +50,162 @@ pub(super) struct View<'a> {
     pub(super) balances: &'a dyn Balances,
     pub(super) vitals: &'a Vitals,
     pub(super) now_ms: u64,
+    /// Where a wheel begins, 0 to 1.
+    pub(super) start: f64,
 }
 
-/// A slot of the alias table: below the threshold itself, above it another.
-#[derive(Clone, Copy, Debug)]
-struct Slot {
-    threshold: f32,
-    alias: u32,
+/// An offer, while it is weighed.
+struct Candidate<'a> {
+    offer: &'a Offer,
+    history: &'a History,
+    standing: Standing,
+    /// Left out, busy or not.
+    ejected: bool,
+    /// The smaller of the allotment and what was verified.
+    spendable: Units,
+    /// As in [`Measure`].
+    promised: f64,
 }
 
 // === impl Plan ===
 
 impl Plan {
+    /// Weighs everyone, and tells each pulse how its candidate was found.
     pub(super) fn new(market: Arc<Market>, view: &View<'_>) -> Self {
         let offers = market.offers.iter();
-        let mut entries: Vec<_> = offers.map(|offer| Entry::new(offer, view)).collect();
-        eject(&mut entries, view);
-        let latencies = entries.iter().map(|entry| entry.pulse.latency());
-        let latency_median = median(latencies.collect());
-        let weights = entries
-            .iter()
-            .map(|entry| entry.weight(latency_median, view.balances));
-        let slots = alias(&weights.collect::<Vec<_>>());
-        for (entry, slot) in entries.iter_mut().zip(&slots) {
-            (entry.threshold, entry.alias) = (slot.threshold, slot.alias);
+        let mut candidates: Vec<_> = offers.map(|offer| Candidate::new(offer, view)).collect();
+        eject(&mut candidates, view);
+        let latencies = candidates.iter().map(|one| one.history.latency());
+        let median = median(latencies.collect());
+        let pace_mean = mean(candidates.iter().map(Candidate::pace));
+        for candidate in &candidates {
+            let told = candidate.told(view, (median, pace_mean));
+            view.vitals.tell(candidate.offer.cell, told);
         }
+        let weights: Vec<_> = candidates
+            .iter()
+            .map(|candidate| candidate.weight(median, view.balances))
+            .collect();
+        let offers = (0..).zip(&market.offers);
+        let places = offers.map(|(at, offer)| Place {
+            at,
+            cell: offer.cell,
+        });
         Self {
-            sampled: !slots.is_empty(),
-            latency_median,
-            pace_mean: mean(entries.iter().map(Entry::pace)),
-            entries,
+            wheel: wheel(places, &weights, view.start),
+            ahead: Ahead {
+                first: AtomicU64::new(NO_PLACE),
+                second: AtomicU64::new(NO_PLACE),
+            },
             market,
         }
     }
 
-    pub(super) fn offer(&self, at: usize) -> Option<&Offer> {
-        self.market.offers.get(at)
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.market.offers.len()
+    }
+
+    pub(super) fn offer(&self, at: u32) -> Option<&Offer> {
+        self.market.offers.get(at as usize)
     }
 
     pub(super) fn knows(&self, cell: CellId) -> bool {
         self.market.offers.iter().any(|offer| offer.cell == cell)
     }
 
-    /// An entry by weight; `None` where nobody has any.
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "24 bits of a draw are enough for a threshold"
-    )]
-    pub(super) fn sample(&self, draw: u64) -> Option<usize> {
-        if !self.sampled {
-            return None;
-        }
-        let place = below(draw & 0xffff_ffff, self.entries.len());
-        let entry = self.entries.get(place)?;
-        let fraction = (draw >> 40) as f32 / (1_u32 << 24) as f32;
-        if fraction < entry.threshold {
-            Some(place)
-        } else {
-            usize::try_from(entry.alias).ok()
+    pub(super) fn place(&self, at: usize) -> Option<Place> {
+        let cell = self.market.offers.get(at)?.cell;
+        let at = u32::try_from(at).ok()?;
+        Some(Place { at, cell })
+    }
+
+    /// Two places by weight; `None` where nobody has any.
+    ///
+    /// A draw has to wait until its point of the wheel comes from memory, and a pulse can be
+    /// asked for only then. So a call takes what the one before it drew, and draws for the
+    /// next: its waits run side by side.
+    pub(super) fn sample(&self, draws: &mut Draws) -> Option<[Place; 2]> {
+        let Ahead { first, second } = &self.ahead;
+        // Only one call gets the first; the second may be that of another pair by then.
+        let taken = [
+            first.swap(NO_PLACE, Ordering::Acquire),
+            second.load(Ordering::Relaxed),
+        ];
+        let next = [self.draw(draws)?, self.draw(draws)?];
+        second.store(next[1].word(), Ordering::Relaxed);
+        first.store(next[0].word(), Ordering::Release);
+        match taken.map(Place::of) {
+            [Some(one), Some(two)] => Some([one, two]),
+            _ => Some([self.draw(draws)?, self.draw(draws)?]),
         }
     }
 
-    pub(super) fn cost(&self, entry: &Entry, in_flight: u32) -> f64 {
-        cost(&Burden {
-            in_flight,
-            concurrency: entry.concurrency(),
-            latency: entry.pulse.latency(),
-            median: self.latency_median,
-            promised: f64::from(entry.promised),
-            pace: entry.pace(),
-            pace_mean: self.pace_mean,
-            success: entry.pulse.success(),
-        })
+    fn draw(&self, draws: &mut Draws) -> Option<Place> {
+        let at = below(draws.next() >> 32, self.wheel.len());
+        self.wheel.get(at).copied()
     }
 }
 
-/// One of so many by 32 bits of a draw, without a division.
-pub(super) fn below(draw: u64, many: usize) -> usize {
-    let many = u64::try_from(many).unwrap_or(u64::MAX);
-    usize::try_from(draw.saturating_mul(many) >> 32).unwrap_or(0)
+// === impl Place ===
+
+impl Place {
+    fn word(self) -> u64 {
+        (u64::from(self.at) << 32) | u64::from(self.cell.0)
+    }
+
+    fn of(word: u64) -> Option<Self> {
+        let halves = [word >> 32, word & 0xffff_ffff].map(u32::try_from);
+        match halves {
+            [Ok(at), Ok(cell)] if word != NO_PLACE => Some(Self {
+                at,
+                cell: CellId(cell),
+            }),
+            _ => None,
+        }
+    }
 }
 
-// === impl Entry ===
+// === impl Candidate ===
 
-impl Entry {
-    fn new(offer: &Offer, view: &View<'_>) -> Self {
-        let mut entry = Self {
-            pulse: view.vitals.pulse(offer.cell),
-            cell: offer.cell,
-            availability: offer.availability,
+impl<'a> Candidate<'a> {
+    fn new(offer: &'a Offer, view: &View<'a>) -> Self {
+        Self {
+            offer,
+            history: view.vitals.history(offer.cell),
+            standing: match offer.availability {
+                Availability::Free => Standing::Open,
+                Availability::Busy => Standing::Busy,
+                Availability::Draining => Standing::Draining,
+            },
             ejected: false,
-            spared: false,
-            allotment: offer.allotment,
             spendable: offer.allotment.min(offer.verified),
-            concurrency: offer.concurrency,
-            usual: 0.0,
-            promised: 0.0,
-            threshold: 1.0,
-            alias: 0,
-        };
-        let period_us = view.settings.period.as_secs_f64() * 1e6;
-        entry.usual = short(entry.usual(period_us));
-        entry.promised = short(entry.promised(period_us));
-        entry
-    }
-
-    /// Requests at once: what is stated, or what was learned where that is less.
-    fn limit(&self) -> Option<u32> {
-        match (self.concurrency, self.pulse.concurrency()) {
-            (Some(stated), Some(learned)) => Some(stated.min(learned)),
-            (stated, learned) => stated.or(learned),
+            promised: promised(offer, period_us(view)),
         }
     }
 
-    /// What its occupancy is measured by: calls in flight at its allotment's rate, but no
-    /// more than it takes. A miner that has not answered yet is tried one call at a time, as
-    /// long as others are there: a burst into a silence is lost whole.
-    fn concurrency(&self) -> f64 {
-        let usual = f64::from(self.usual).max(1.0);
-        self.limit()
-            .map_or(usual, |limit| usual.min(f64::from(limit)))
-    }
-
-    pub(super) fn is_full(&self, in_flight: u32) -> bool {
-        self.limit().is_some_and(|limit| in_flight >= limit)
+    fn told(&self, view: &View<'_>, (median, pace_mean): (f64, f64)) -> Told {
+        Told {
+            allotment: self.offer.allotment,
+            standing: self.standing,
+            concurrency: self.offer.concurrency,
+            usual: self.usual(period_us(view)),
+            measure: Measure {
+                spendable: self.spendable,
+                promised: self.promised,
+                median,
+                pace_mean,
+            },
+        }
     }
 
     /// Calls in flight at a miner that works at its allotment's rate: units a second times
     /// seconds a unit; 0 while that is not known.
     fn usual(&self, period_us: f64) -> f64 {
         if period_us > 0.0 {
-            number(self.spendable) / period_us * self.pulse.service()
+            self.spendable.as_f64() / period_us * self.history.service()
         } else {
             0.0
-        }
-    }
-
-    /// The latency by which a miner keeps its allotment's rate with all its places taken.
-    fn promised(&self, period_us: f64) -> f64 {
-        match self.concurrency {
-            Some(places) if !self.allotment.is_zero() => {
-                f64::from(places) * period_us / number(self.allotment)
-            }
-            Some(_) | None => 0.0,
         }
     }
 
@@ -208,55 +213,59 @@ impl Entry {
     /// alone would feed the dead and the slow, whose share of the table grows as the others
     /// spend.
     fn weight(&self, median: f64, balances: &dyn Balances) -> f64 {
-        if self.ejected || self.availability == Availability::Draining {
+        if self.ejected || self.standing == Standing::Draining {
             return 0.0;
         }
-        let Balance { left, spent } = balances.balance(self.cell);
+        let Balance { left, spent } = balances.balance(self.offer.cell);
         let left = self.spendable.saturating_sub(spent).min(left);
-        let slow = slowness(self.pulse.latency(), median, f64::from(self.promised)).max(1.0);
-        number(left) * self.pulse.success() / slow
+        let slow = slowness(self.history.latency(), median, self.promised).max(1.0);
+        left.as_f64() * self.history.success() / slow
     }
 
-    /// The part of its allotment that attempts took.
     fn pace(&self) -> f64 {
-        if self.spendable.is_zero() {
-            0.0
-        } else {
-            number(self.pulse.attempted()) / number(self.spendable)
+        self.history.pace(self.spendable)
+    }
+}
+
+fn period_us(view: &View<'_>) -> f64 {
+    view.settings.period.as_secs_f64() * 1e6
+}
+
+/// The latency by which a miner keeps its allotment's rate with all its places taken; 0 where
+/// it states none.
+fn promised(offer: &Offer, period_us: f64) -> f64 {
+    match offer.concurrency {
+        Some(places) if !offer.allotment.is_zero() => {
+            f64::from(places) * period_us / offer.allotment.as_f64()
         }
+        Some(_) | None => 0.0,
     }
 }
 
 /// Leaves out who fails, worst first, but never more than half: when more look bad, the
 /// fault is likely not theirs.
-fn eject(entries: &mut [Entry], view: &View<'_>) {
-    let most = entries.len() / 2;
-    let mut failing: Vec<usize> = (0..entries.len())
-        .filter(|at| entries[*at].pulse.is_ejected(view.now_ms))
+fn eject(candidates: &mut [Candidate<'_>], view: &View<'_>) {
+    let most = candidates.len() / 2;
+    let is_failing = |candidate: &Candidate<'_>| {
+        let pulse = view.vitals.pulse(candidate.offer.cell);
+        pulse.is_ejected(view.now_ms)
+    };
+    let mut failing: Vec<_> = candidates
+        .iter_mut()
+        .filter(|candidate| is_failing(candidate))
         .collect();
-    failing.sort_by(|a, b| {
-        entries[*a]
-            .pulse
-            .success()
-            .total_cmp(&entries[*b].pulse.success())
-    });
-    for (place, at) in failing.into_iter().enumerate() {
-        entries[at].ejected = place < most;
-        entries[at].spared = place >= most;
+    failing.sort_by(|a, b| a.history.success().total_cmp(&b.history.success()));
+    for (place, candidate) in failing.into_iter().enumerate() {
+        candidate.ejected = place < most;
+        // Who is busy or draining is passed over all the same.
+        if candidate.standing == Standing::Open {
+            candidate.standing = if candidate.ejected {
+                Standing::Ejected
+            } else {
+                Standing::Spared
+            };
+        }
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a weight needs no more digits")]
-fn number(units: Units) -> f64 {
-    units.get() as f64
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "seven digits are enough for a choice"
-)]
-const fn short(value: f64) -> f32 {
-    value as f32
 }
 
 #[expect(
@@ -277,62 +286,76 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
-/// An alias table (Vose's method): one draw finds an entry by weight in constant time.
+/// Lays places out on a wheel as often as their weights say: wherever it is stopped, it stops
+/// at each with its weight. There are about as many points as places, so that the wheel stays
+/// near in memory; as it begins elsewhere each time, whoever weighs too little for a point of
+/// its own has one now and then, and over time everyone gets its part. Empty where nobody has
+/// any weight.
 #[expect(
     clippy::cast_precision_loss,
     reason = "a market has far fewer miners than 2^53"
 )]
-fn alias(weights: &[f64]) -> Vec<Slot> {
+fn wheel(places: impl Iterator<Item = Place>, weights: &[f64], start: f64) -> Vec<Place> {
+    // A few miners are told apart to a thousandth.
+    const POINTS_MIN: usize = 1024;
     let total: f64 = weights.iter().sum();
     if total.is_nan() || total <= 0.0 {
         return Vec::new();
     }
-    let scale = weights.len() as f64 / total;
-    let mut rest: Vec<f64> = weights.iter().map(|weight| weight * scale).collect();
-    let mut slots = vec![
-        Slot {
-            threshold: 1.0,
-            alias: 0,
-        };
-        weights.len()
-    ];
-    let (mut small, mut large): (Vec<usize>, Vec<usize>) =
-        (0..rest.len()).partition(|at| rest[*at] < 1.0);
-    while let (Some(less), Some(more)) = (small.pop(), large.last().copied()) {
-        slots[less] = Slot {
-            threshold: short(rest[less]),
-            alias: u32::try_from(more).unwrap_or(0),
-        };
-        rest[more] -= 1.0 - rest[less];
-        if rest[more] < 1.0 {
-            large.pop();
-            small.push(more);
+    let points = weights.len().max(POINTS_MIN);
+    let step = total / points as f64;
+    let mut wheel = Vec::with_capacity(points);
+    let (mut reach, mut next) = (0.0, start * step);
+    for (place, weight) in places.zip(weights) {
+        reach += weight;
+        while next < reach && wheel.len() < points {
+            wheel.push(place);
+            next += step;
         }
     }
-    slots
+    wheel
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn laid_out(weights: &[f64], start: f64) -> Vec<Place> {
+        let cells = (0..).map(CellId);
+        let places = (0..).zip(cells).map(|(at, cell)| Place { at, cell });
+        wheel(places, weights, start)
+    }
+
     #[test]
-    fn the_alias_table_keeps_each_weight() {
+    fn the_wheel_keeps_each_weight() {
         let weights = [1.0, 0.0, 3.0, 6.0];
-        let slots = alias(&weights.map(f64::from));
-        let mut shares = [0.0_f32; 4];
-        for (at, slot) in slots.iter().enumerate() {
-            shares[at] += slot.threshold / 4.0;
-            shares[slot.alias as usize] += (1.0 - slot.threshold) / 4.0;
+        let wheel = laid_out(&weights, 0.5);
+        let mut shares = [0.0; 4];
+        for place in &wheel {
+            shares[place.at as usize] += 10.0 / wheel.len() as f64;
         }
         for (share, weight) in shares.iter().zip(weights) {
-            assert!((share - weight / 10.0).abs() < 1e-6, "{shares:?}");
+            assert!((share - weight).abs() < 0.02, "{shares:?}");
         }
+        assert!(shares[1].abs() < 1e-9, "{shares:?}");
+    }
+
+    #[test]
+    fn whoever_is_too_small_for_a_point_has_one_now_and_then() {
+        // A tenth of what a point stands for, about.
+        let mut weights = vec![10.0; 2000];
+        weights[777] = 1.0;
+        let has_one = |start: &u32| {
+            let wheel = laid_out(&weights, f64::from(*start) / 1000.0);
+            wheel.iter().any(|place| place.at == 777)
+        };
+        let times = (0..1000).filter(has_one).count();
+        assert!((50..200).contains(&times), "{times} of 1000");
     }
 
     #[test]
     fn no_weight_means_no_sample() {
-        assert!(alias(&[0.0, 0.0]).is_empty());
-        assert!(alias(&[]).is_empty());
+        assert!(laid_out(&[0.0, 0.0], 0.0).is_empty());
+        assert!(laid_out(&[], 0.0).is_empty());
     }
 }

@@ -172,7 +172,7 @@ async fn case_17_the_clients_deadline_ends_the_stream_and_blames_nobody() {
         .await;
     let snapshot = gateway.gateway.registry().snapshot();
     let cell = snapshot.markets[TASK].offers[0].cell;
-    assert!((gateway.gateway.calls().vitals.pulse(cell).success() - 1.0).abs() < 1e-9);
+    assert!((gateway.gateway.calls().vitals.history(cell).success() - 1.0).abs() < 1e-9);
     assert_eq!(gateway.posted().await, 1 + 1);
 }
 

@@ -269,8 +269,8 @@ fn n7_too_many_is_no_failure_and_lowers_what_is_sent() {
     let mut fair = Fair::new(&[MUCH, MUCH]);
     let places: Vec<_> = (0..10).map(|_| fair.begin(A)).collect();
     fair.attempt(A, Outcome::Busy);
-    let pulse = fair.vitals.pulse(A);
-    assert!((pulse.success() - 1.0).abs() < 1e-9);
+    let (pulse, history) = (fair.vitals.pulse(A), fair.vitals.history(A));
+    assert!((history.success() - 1.0).abs() < 1e-9);
     assert!(!pulse.is_ejected(fair.now_ms));
     assert_eq!(pulse.concurrency(), Some(7));
     drop(places);
@@ -297,9 +297,9 @@ fn a_client_that_cancels_or_asks_nonsense_ejects_nobody() {
         fair.attempt(A, Outcome::Cancelled);
         fair.attempt(A, Outcome::Refused);
     }
-    let pulse = fair.vitals.pulse(A);
-    assert!((pulse.success() - 1.0).abs() < 1e-9);
-    assert!(pulse.latency().abs() < 1e-9, "nor do they teach its pace");
+    let (pulse, history) = (fair.vitals.pulse(A), fair.vitals.history(A));
+    assert!((history.success() - 1.0).abs() < 1e-9);
+    assert!(history.latency().abs() < 1e-9, "nor do they teach its pace");
     assert_eq!(pulse.in_flight(), 0);
 }
 
@@ -308,12 +308,12 @@ fn pace_counts_attempts_whatever_their_end_and_starts_again_with_a_period() {
     let fair = Fair::new(&[MUCH, MUCH]);
     fair.attempt(A, Outcome::Lost);
     fair.attempt(A, Outcome::Good);
-    let pulse = fair.vitals.pulse(A);
-    assert_eq!(pulse.attempted(), Units::new(2 * CALL));
+    let history = fair.vitals.history(A);
+    assert_eq!(history.attempted(), Units::new(2 * CALL));
     fair.vitals.turn();
-    assert_eq!(pulse.attempted(), Units::ZERO);
+    assert_eq!(history.attempted(), Units::ZERO);
     assert!(
-        pulse.latency() > 0.0,
+        history.latency() > 0.0,
         "what was learned outlives the period"
     );
 }

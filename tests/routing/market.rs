@@ -30,7 +30,7 @@ pub(crate) struct Purse {
 /// A market, its router, and a clock that stands still unless told.
 pub(crate) struct Fair {
     pub(crate) router: Router,
-    pub(crate) vitals: Vitals,
+    pub(crate) vitals: Arc<Vitals>,
     pub(crate) purse: Purse,
     pub(crate) now_ms: u64,
     offers: Vec<Offer>,
@@ -70,9 +70,10 @@ impl Fair {
             policy,
             period: Duration::from_secs(3600),
         };
+        let vitals = Arc::new(Vitals::default());
         let mut fair = Self {
-            router: Router::new(settings, 7),
-            vitals: Vitals::default(),
+            router: Router::new(settings, 7, Arc::clone(&vitals)),
+            vitals,
             purse: Purse::default(),
             now_ms: 1_000_000,
             offers: Vec::new(),
@@ -122,8 +123,7 @@ impl Fair {
             markets: HashMap::from([(TASK.into(), Arc::new(market))]),
             ..Snapshot::default()
         };
-        self.router
-            .rebuild(&snapshot, &self.purse, &self.vitals, self.now_ms);
+        self.router.rebuild(&snapshot, &self.purse, self.now_ms);
     }
 
     pub(crate) fn choices<'a>(&'a self, wish: Wish<'a>) -> Choices<'a> {

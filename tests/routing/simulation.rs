@@ -122,7 +122,7 @@ struct Cells {
 
 struct Gateway {
     router: Router,
-    vitals: Vitals,
+    vitals: Arc<Vitals>,
 }
 
 struct Simulation {
@@ -199,9 +199,13 @@ impl Simulation {
             },
             period: Duration::from_secs(setup.seconds),
         };
-        let gateways = (0..setup.gateways).map(|at| Gateway {
-            router: Router::new(settings, setup.seed + at as u64),
-            vitals: Vitals::default(),
+        let gateways = (0..setup.gateways).map(|at| {
+            let vitals = Arc::new(Vitals::default());
+            let seed = setup.seed + at as u64;
+            Gateway {
+                router: Router::new(settings, seed, Arc::clone(&vitals)),
+                vitals,
+            }
         });
         Self {
             rng,
@@ -268,9 +272,7 @@ impl Simulation {
             known.markets.insert(TASK.into(), Arc::new(market));
         }
         for gateway in &self.gateways {
-            gateway
-                .router
-                .rebuild(&known, &self.cells, &gateway.vitals, now_us / 1000);
+            gateway.router.rebuild(&known, &self.cells, now_us / 1000);
         }
         if now_us < self.setup.seconds * SECOND_US {
             self.push(now_us + SECOND_US, Event::Rebuild);

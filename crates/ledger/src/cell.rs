@@ -110,7 +110,9 @@ impl Cell {
         word.fetch_add(posted.get(), Ordering::AcqRel);
         self.held
             .fetch_sub(posted.saturating_add(back).get(), Ordering::AcqRel);
-        self.free.fetch_add(back.get(), Ordering::AcqRel);
+        if !back.is_zero() {
+            self.free.fetch_add(back.get(), Ordering::AcqRel);
+        }
     }
 
     /// The engine granted more.

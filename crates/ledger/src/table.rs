@@ -130,6 +130,16 @@ impl Table {
             .map_or(Units::ZERO, |cell| cell.free().saturating_add(cell.rest()))
     }
 
+    /// [`Table::left`], and units posted and reserved here, by one look.
+    #[must_use]
+    pub fn left_and_spent(&self, cell: CellId) -> (Units, Units) {
+        let Some(cell) = self.get(cell) else {
+            return (Units::ZERO, Units::ZERO);
+        };
+        let left = cell.free().saturating_add(cell.rest());
+        (left, cell.posted_total().saturating_add(cell.held()))
+    }
+
     /// Says what the engine could grant of a cell, before it was ever asked.
     pub fn hint_rest(&self, cell: CellId, rest: Units) {
         if let Some(cell) = self.touch(cell) {
