@@ -85,6 +85,8 @@ pub enum Mark {
     Registration,
     /// Any declared model becomes a task.
     Tasks,
+    /// Miners need not prove who they are.
+    Miners,
     /// Any hotkey reads all reports.
     Reports,
 }
@@ -121,6 +123,7 @@ impl Config {
         config.keys.required = false;
         config.registry.open_registration = true;
         config.registry.open_tasks = true;
+        config.registry.unauthenticated_miners = true;
         config.reports.open = true;
         // Whoever tries it out wants to see each call.
         config.telemetry.trace_ratio = 1.0;
@@ -165,6 +168,7 @@ impl Config {
             (!self.keys.required, Mark::Keys),
             (self.registry.open_registration, Mark::Registration),
             (self.registry.open_tasks, Mark::Tasks),
+            (self.registry.unauthenticated_miners, Mark::Miners),
             (self.reports.open, Mark::Reports),
         ]
         .into_iter()
@@ -212,7 +216,10 @@ impl Config {
                 request_bytes_max: running.limits.request_bytes_max,
                 ..newer.limits
             },
-            registry: newer.registry.clone(),
+            registry: registry::Registry {
+                unauthenticated_miners: running.registry.unauthenticated_miners,
+                ..newer.registry.clone()
+            },
             tasks: Arc::clone(&newer.tasks),
             ..running
         };
@@ -278,7 +285,10 @@ impl Heading {
     const KEYS: Self = Self::reloads("keys", "What clients must show.");
     const PERIOD: Self = Self::fixed("period", "How long capacity is declared for.");
     const STORE: Self = Self::fixed("store", "Where the books are kept.");
-    const REGISTRY: Self = Self::reloads("registry", "Who may declare what.");
+    const REGISTRY: Self = Self {
+        but: &["unauthenticated_miners"],
+        ..Self::reloads("registry", "Who may declare what.")
+    };
     const REPORTS: Self = Self::fixed("reports", "Who may read what was consumed.");
     const ROUTING: Self = Self::fixed("routing", "Which miner takes a call.");
     const SCORES: Self = Self::fixed("scores", "By which rules miners are scored.");
@@ -322,6 +332,7 @@ impl fmt::Display for Mark {
             Self::Keys => "clients need no key",
             Self::Registration => "any miner may declare",
             Self::Tasks => "any declared model becomes a task",
+            Self::Miners => "miners are asked that open no session",
             Self::Reports => "any hotkey reads all reports",
         })
     }

@@ -10,6 +10,7 @@ pub mod hotkey;
 pub mod key_ring;
 pub mod nonce;
 pub mod pace;
+pub mod session;
 pub mod signature;
 
 /// The engine under a durable row did not answer; nothing is known to have changed.

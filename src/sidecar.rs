@@ -9,6 +9,7 @@ pub mod openai;
 mod prose;
 pub mod report;
 pub mod serve;
+pub mod sessions;
 pub mod simulated;
 pub mod slots;
 
@@ -24,6 +25,7 @@ pub use self::arguments::MinerArgs;
 use self::declare::{Announce, Declarer, Offer};
 use self::model::{Model, Models};
 use self::serve::MinerDoor;
+use self::sessions::{Sessions, Validators};
 use crate::clock::SharedClock;
 use crate::identity::hotkey::Keypair;
 use crate::proto::v1;
@@ -44,6 +46,8 @@ pub struct SidecarSettings {
     pub gateways: Vec<Arc<dyn Announce>>,
     /// Who it is.
     pub keypair: Arc<Keypair>,
+    /// Who may call it.
+    pub validators: Arc<Validators>,
     /// Tells the time of declarations.
     pub clock: SharedClock,
     /// How long running answers may go on once it stops.
@@ -131,7 +135,12 @@ impl Sidecar {
             .map(|served| (Arc::clone(&served.task), Arc::clone(&served.model)))
             .collect();
         let concurrency = usize::try_from(self.settings.concurrency).unwrap_or(usize::MAX);
-        let door = MinerDoor::new(models, concurrency);
+        let sessions = Sessions::new(
+            Arc::clone(&self.settings.keypair),
+            Arc::clone(&self.settings.clock),
+            Arc::clone(&self.settings.validators),
+        );
+        let door = MinerDoor::new(models, concurrency).in_sessions(Arc::new(sessions));
         let declarer = Declarer::new(self.offer(door.clone()), Arc::clone(&self.settings.clock));
         let looking = door.clone();
         // The door stays open until gateways know: a call that is turned away costs them an

@@ -248,6 +248,7 @@ fn without_a_file_all_is_open_on_loopback_and_marked() {
             Mark::Keys,
             Mark::Registration,
             Mark::Tasks,
+            Mark::Miners,
             Mark::Reports
         ]
     );

@@ -310,7 +310,9 @@ fn broken(fault: MinerFault) -> RelayEnd {
     let error = match fault {
         MinerFault::Stalled => CallError::MinerStalled,
         MinerFault::Protocol => CallError::MinerProtocol,
-        MinerFault::Lost | MinerFault::Busy | MinerFault::Refused => CallError::MinerLost,
+        MinerFault::Lost | MinerFault::Busy | MinerFault::Closed | MinerFault::Refused => {
+            CallError::MinerLost
+        }
     };
     RelayEnd::Broken(outcome, Ending::broken(Finish::Attempt(outcome)), error)
 }

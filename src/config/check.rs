@@ -116,6 +116,10 @@ fn exposure(config: &Config, faults: &mut Vec<Fault>) {
                 !config.registry.open_tasks,
                 "set registry.open_tasks = false",
             ),
+            (
+                !config.registry.unauthenticated_miners,
+                "set registry.unauthenticated_miners = false",
+            ),
             (!config.reports.open, "set reports.open = false"),
         ],
     );

@@ -18,6 +18,8 @@ pub struct Registry {
     pub open_tasks: bool,
     /// The hotkeys of miners that may declare, ss58.
     pub hotkeys: Vec<String>,
+    /// Whether miners are asked that open no session.
+    pub unauthenticated_miners: bool,
     /// The most miners that are held.
     pub miners_max: usize,
 }
@@ -31,6 +33,7 @@ impl Default for Registry {
             open_registration: false,
             open_tasks: false,
             hotkeys: Vec::new(),
+            unauthenticated_miners: false,
             miners_max: MINERS_MAX,
         }
     }
@@ -54,6 +57,13 @@ impl Section for Registry {
             "hotkeys",
             "The hotkeys (ss58) of the miners that may declare.",
             &mut Texts(&mut self.hotkeys, HOTKEYS_MAX),
+        );
+        fields.field(
+            "unauthenticated_miners",
+            "Whether miners are asked that open no signed session: they do not prove who they \
+             are, nor know who asks. For development: all listeners stay on loopback. Needs a \
+             restart.",
+            &mut Flag(&mut self.unauthenticated_miners),
         );
         fields.field(
             "miners_max",

@@ -18,6 +18,7 @@ use crate::identity::hotkey::Keypair;
 use crate::registry::snapshot::Offer;
 use crate::sidecar::declare::grpc::GrpcGateway;
 use crate::sidecar::openai::OpenAiServer;
+use crate::sidecar::sessions::Validators;
 use crate::sidecar::simulated::{SimulatedModel, Simulation};
 use crate::sidecar::{ServedTask, Sidecar, SidecarSettings};
 
@@ -177,6 +178,7 @@ impl Network {
         let signer = CallSigner::new(Arc::clone(&keypair), Arc::clone(&clock));
         let peer = format!("http://{}", self.gateway.addresses().peer);
         let sidecar = Sidecar::bind(SidecarSettings {
+            validators: Arc::new(Validators::learned()),
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             endpoint: None,
             tasks: vec![served],

@@ -38,11 +38,11 @@ use crate::front_door::settings::DoorSettings;
 use crate::front_door::signed::Signed;
 use crate::front_door::tls::Tls;
 use crate::identity::api_key::KeyStore as _;
-use crate::identity::call::CallVerifier;
+use crate::identity::call::{CallSigner, CallVerifier};
 use crate::identity::hotkey::{Hotkey, Keypair};
 use crate::identity::key_ring::KeyRing;
 use crate::identity::nonce::NonceStore;
-use crate::miner_client::{Pool, PoolSettings};
+use crate::miner_client::{Caller, Pool, PoolSettings};
 use crate::proto::PUBLIC_DESCRIPTORS;
 use crate::proto::v1::capacity_service_server::CapacityServiceServer;
 use crate::proto::v1::consumption_service_server::ConsumptionServiceServer;
@@ -371,6 +371,12 @@ pub(super) fn door_settings(config: &Config, listener: &'static str) -> DoorSett
     }
 }
 
+/// Who calls miners.
+fn caller(parts: &Parts, config: &Config) -> Caller {
+    let signer = CallSigner::new(Arc::clone(&parts.keypair), Arc::clone(&parts.clock));
+    Caller::new(signer, config.registry.unauthenticated_miners)
+}
+
 /// Makes a shard's public service: the gate in front, so that nothing runs for a request
 /// that is not let in; behind it inference, health and reflection.
 fn public_routes<H>(
@@ -391,10 +397,11 @@ where
     let (reflection, older) = (descriptors().build_v1()?, descriptors().build_v1alpha()?);
     let gate = Gate::new(Arc::clone(&parts.keys), Arc::clone(&parts.clock));
     let (calls, store) = (Arc::clone(&parts.calls), Arc::clone(&parts.store));
+    let caller = Arc::new(caller(parts, config));
     let decode_max = config.limits.request_bytes_max;
     Ok(move || {
         // Each shard has its own connections to miners.
-        let pool = Arc::new(Pool::new(PoolSettings::default()));
+        let pool = Arc::new(Pool::new(PoolSettings::default(), Arc::clone(&caller)));
         let receipts = Arc::new(StoreReceipts(Arc::clone(&store)));
         let inference = Inference::new(Arc::clone(&calls), pool, receipts);
         let inference =

@@ -10,11 +10,15 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 
 use super::hotkey::{Hotkey, Keypair};
 use super::nonce::{Nonce, NonceStore};
-use super::signature::fields;
+use super::signature::{SignatureBytes, fields};
 use crate::clock::SharedClock;
+use crate::proto::v1::OpenSessionRequest;
 
 /// First field of a signed call.
 const TAG: &[u8] = b"taugate-auth-v1";
+
+/// The method that opens a session of a gateway with a miner ([`super::session`]).
+pub const OPEN_SESSION: &str = "/taugate.v1.MinerService/OpenSession";
 
 /// How far apart the clocks of sender and receiver may be.
 const SKEW_MS: u64 = 5_000;
@@ -61,6 +65,17 @@ pub struct CallVerifier {
     registered: Arc<dyn Registered>,
 }
 
+/// What a signed call says of itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Row {
+    /// Who signed.
+    pub(super) sender: Hotkey,
+    /// When, Unix milliseconds.
+    pub(super) time_ms: u64,
+    /// Random.
+    pub(super) nonce: Nonce,
+}
+
 /// Knows who is registered.
 pub trait Registered: Send + Sync + std::fmt::Debug {
     /// Whether a hotkey may call at all.
@@ -99,22 +114,35 @@ impl CallSigner {
         receiver: Hotkey,
         message: &[u8],
     ) -> Result<(), NoNonce> {
-        let mut nonce: Nonce = [0; 16];
-        SysRng.try_fill_bytes(&mut nonce).map_err(|_| NoNonce)?;
-        let time_ms = self.clock.unix_ms();
-        let sender = self.hotkey();
-        let signed = signed(path, receiver, sender, (time_ms, nonce), message);
-        let signature = self.keypair.sign(&signed);
-        if let Ok(sender) = MetadataValue::try_from(sender.to_string()) {
+        let (row, signature) = self.sign_row(path, receiver, message)?;
+        if let Ok(sender) = MetadataValue::try_from(row.sender.to_string()) {
             metadata.insert("taugate-hotkey", sender);
         }
-        metadata.insert("taugate-timestamp-ms", MetadataValue::from(time_ms));
-        metadata.insert_bin("taugate-nonce-bin", MetadataValue::from_bytes(&nonce));
+        metadata.insert("taugate-timestamp-ms", MetadataValue::from(row.time_ms));
+        metadata.insert_bin("taugate-nonce-bin", MetadataValue::from_bytes(&row.nonce));
         metadata.insert_bin(
             "taugate-signature-bin",
             MetadataValue::from_bytes(&signature),
         );
         Ok(())
+    }
+
+    /// Signs a call of now.
+    pub(super) fn sign_row(
+        &self,
+        path: &str,
+        receiver: Hotkey,
+        message: &[u8],
+    ) -> Result<(Row, SignatureBytes), NoNonce> {
+        let mut nonce: Nonce = [0; 16];
+        SysRng.try_fill_bytes(&mut nonce).map_err(|_| NoNonce)?;
+        let row = Row {
+            sender: self.hotkey(),
+            time_ms: self.clock.unix_ms(),
+            nonce,
+        };
+        let signature = self.keypair.sign(&row.bytes(path, receiver, message));
+        Ok((row, signature))
     }
 }
 
@@ -155,15 +183,42 @@ impl CallVerifier {
         let time_ms: u64 = text(metadata, "taugate-timestamp-ms")?
             .parse()
             .map_err(|_| CallError::Metadata("taugate-timestamp-ms"))?;
-        let nonce: Nonce = binary(metadata, "taugate-nonce-bin")?;
-        let signature: [u8; 64] = binary(metadata, "taugate-signature-bin")?;
+        let row = Row {
+            sender,
+            time_ms,
+            nonce: binary(metadata, "taugate-nonce-bin")?,
+        };
+        let signature: SignatureBytes = binary(metadata, "taugate-signature-bin")?;
+        self.check(row, &signature, (path, message)).await
+    }
+
+    /// Who asks this miner for a session; checked as [`CallVerifier::verify`] does, but for
+    /// what is signed, which stands in the message.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub async fn verify_opening(&self, request: &OpenSessionRequest) -> Result<Hotkey, CallError> {
+        let row = Row::of(request).ok_or(CallError::Metadata("a field"))?;
+        if request.miner.parse() != Ok(self.receiver) || request.ephemeral_key.len() != 32 {
+            return Err(CallError::Metadata("a field"));
+        }
+        let message = (OPEN_SESSION, request.ephemeral_key.as_slice());
+        self.check(row, &request.signature, message).await
+    }
+
+    async fn check(
+        &self,
+        row: Row,
+        signature: &[u8],
+        (path, message): (&str, &[u8]),
+    ) -> Result<Hotkey, CallError> {
         let now_ms = self.clock.unix_ms();
-        if now_ms.abs_diff(time_ms) > SKEW_MS {
+        if now_ms.abs_diff(row.time_ms) > SKEW_MS {
             return Err(CallError::Time);
         }
-        let signed = signed(path, self.receiver, sender, (time_ms, nonce), message);
+        let (sender, nonce) = (row.sender, row.nonce);
         sender
-            .verify(&signed, &signature)
+            .verify(&row.bytes(path, self.receiver, message), signature)
             .map_err(|_| CallError::Signature)?;
         if sender != self.receiver && !self.registered.is_registered(&sender) {
             return Err(CallError::NotRegistered);
@@ -183,25 +238,36 @@ pub fn exact_bytes(message: &impl Message) -> Vec<u8> {
     message.encode_to_vec()
 }
 
-fn signed(
-    path: &str,
-    receiver: Hotkey,
-    sender: Hotkey,
-    (time_ms, nonce): (u64, Nonce),
-    message: &[u8],
-) -> Vec<u8> {
-    fields(&[
-        TAG,
-        path.as_bytes(),
-        receiver.as_bytes(),
-        sender.as_bytes(),
-        &time_ms.to_be_bytes(),
-        &nonce,
-        &Sha256::digest(message),
-    ])
+// === impl Row ===
+
+impl Row {
+    /// What a question for a session says of itself; `None`: it is malformed.
+    pub(super) fn of(request: &OpenSessionRequest) -> Option<Self> {
+        Some(Self {
+            sender: request.gateway.parse().ok()?,
+            time_ms: request.timestamp_ms,
+            nonce: request.nonce.as_slice().try_into().ok()?,
+        })
+    }
+
+    /// The bytes that are signed.
+    pub(super) fn bytes(&self, path: &str, receiver: Hotkey, message: &[u8]) -> Vec<u8> {
+        fields(&[
+            TAG,
+            path.as_bytes(),
+            receiver.as_bytes(),
+            self.sender.as_bytes(),
+            &self.time_ms.to_be_bytes(),
+            &self.nonce,
+            &Sha256::digest(message),
+        ])
+    }
 }
 
-fn text<'a>(metadata: &'a MetadataMap, name: &'static str) -> Result<&'a str, CallError> {
+pub(super) fn text<'a>(
+    metadata: &'a MetadataMap,
+    name: &'static str,
+) -> Result<&'a str, CallError> {
     let mut values = metadata.get_all(name).iter();
     match (values.next(), values.next()) {
         (Some(value), None) => value.to_str().map_err(|_| CallError::Metadata(name)),
@@ -209,7 +275,7 @@ fn text<'a>(metadata: &'a MetadataMap, name: &'static str) -> Result<&'a str, Ca
     }
 }
 
-fn binary<const LENGTH: usize>(
+pub(super) fn binary<const LENGTH: usize>(
     metadata: &MetadataMap,
     name: &'static str,
 ) -> Result<[u8; LENGTH], CallError> {

@@ -3,26 +3,31 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tonic::body::Body;
-use tower::Service;
 
-use super::outcome::DispatchError;
+use super::outcome::{DispatchError, MinerFault};
+use super::session::{Caller, Session};
 use crate::registry::snapshot::Miner;
+
+/// A miner that did not let this gateway in, or opened no session, is not asked again before
+/// this time. Operators fix such things by hand.
+const CLOSED: Duration = Duration::from_secs(5);
+
+/// A session that could not be renewed and lasts is not renewed again before this time.
+const RENEW_AGAIN: Duration = Duration::from_secs(10);
 
 /// How connections to miners behave.
 #[derive(Clone, Copy, Debug)]
 pub struct PoolSettings {
-    /// To connect, TCP and HTTP/2 together.
+    /// To connect, TCP and HTTP/2 together; and as long to open a session.
     pub connect: Duration,
     /// A connection without a call for this long is closed.
     pub idle: Duration,
@@ -43,6 +48,7 @@ pub struct PoolSettings {
 #[derive(Debug)]
 pub struct Pool {
     settings: PoolSettings,
+    caller: Arc<Caller>,
     /// By hotkey. Bounded by the miners that are registered: idle ones are swept.
     slots: Mutex<HashMap<Arc<str>, Arc<Slot>>>,
 }
@@ -59,19 +65,32 @@ struct Slot {
 #[derive(Debug, Default)]
 struct Attempted {
     open: Option<Open>,
-    /// When it failed, and where.
-    failed: Option<(Instant, http::Uri)>,
+    failed: Option<Failed>,
 }
 
+/// An attempt to connect that failed.
+#[derive(Debug)]
+struct Failed {
+    at: Instant,
+    endpoint: http::Uri,
+    error: DispatchError,
+}
+
+/// A connection, and the session on it; `None`: the miner has none.
 #[derive(Clone, Debug)]
 struct Open {
     endpoint: http::Uri,
-    sender: http2::SendRequest<Body>,
+    connection: Connection,
+    /// When the session is to be renewed.
+    renew_at: Option<Instant>,
 }
 
-/// A connection as a tower service, for the generated client.
+/// What an attempt is sent over.
 #[derive(Clone, Debug)]
-pub(super) struct Connection(http2::SendRequest<Body>);
+pub(super) struct Connection {
+    pub(super) sender: http2::SendRequest<Body>,
+    pub(super) session: Option<Arc<Session>>,
+}
 
 // === impl PoolSettings ===
 
@@ -94,9 +113,10 @@ impl Default for PoolSettings {
 impl Pool {
     /// An empty pool; one for each shard.
     #[must_use]
-    pub fn new(settings: PoolSettings) -> Self {
+    pub fn new(settings: PoolSettings, caller: Arc<Caller>) -> Self {
         Self {
             settings,
+            caller,
             slots: Mutex::new(HashMap::new()),
         }
     }
@@ -107,39 +127,85 @@ impl Pool {
         &self.settings
     }
 
-    /// A connection to a miner, opened now if there is none.
+    /// A connection to a miner, opened now if there is none, with a session that lasts a
+    /// while and is not `lost`.
     ///
     /// # Errors
     /// When it cannot be opened within the limit.
-    pub(super) async fn connection(&self, miner: &Miner) -> Result<Connection, DispatchError> {
+    pub(super) async fn connection(
+        &self,
+        miner: &Miner,
+        lost: Option<&Arc<Session>>,
+    ) -> Result<Connection, DispatchError> {
         let slot = self.slot(&miner.hotkey);
         let asked = Instant::now();
         *slot.used.lock() = asked;
         let mut last = slot.connection.lock().await;
-        if let Some(held) = last.open.as_ref() {
-            // A miner that moved must not get calls at its old address.
-            if held.endpoint == miner.endpoint && !held.sender.is_closed() {
-                return Ok(Connection(held.sender.clone()));
+        let reached = match last.open.as_mut().filter(|open| open.reaches(miner)) {
+            Some(open) => {
+                let kept = self.keep(open, miner, lost).await;
+                kept.map(|()| open.connection.clone())
             }
-        }
-        // Those who waited while an attempt failed would each wait for one more, in a row.
-        let shared = last.failed.as_ref();
-        if shared.is_some_and(|(at, where_to)| *at >= asked && *where_to == miner.endpoint) {
-            return Err(DispatchError::Unreachable);
-        }
-        *last = Attempted::default();
-        let connecting = connect(&miner.endpoint, &self.settings);
-        let connected = tokio::time::timeout(self.settings.connect, connecting).await;
-        let Ok(Ok(sender)) = connected else {
-            last.failed = Some((Instant::now(), miner.endpoint.clone()));
-            return Err(DispatchError::Unreachable);
+            None => match last.failed.as_ref().filter(|it| it.holds(miner, asked)) {
+                Some(failed) => return Err(failed.error),
+                None => {
+                    *last = Attempted::default();
+                    let opened = self.open(miner).await;
+                    opened.map(|open| last.open.insert(open).connection.clone())
+                }
+            },
         };
-        last.open = Some(Open {
-            endpoint: miner.endpoint.clone(),
-            sender: sender.clone(),
-        });
+        if let Err(error) = reached {
+            *last = Attempted::failed(miner, error);
+        }
         drop(last);
-        Ok(Connection(sender))
+        reached
+    }
+
+    /// Connects, and opens a session.
+    async fn open(&self, miner: &Miner) -> Result<Open, DispatchError> {
+        let within = self.settings.connect;
+        let connecting = connect(&miner.endpoint, &self.settings);
+        let sender = tokio::time::timeout(within, connecting).await;
+        let sender = sender.map_err(|_| DispatchError::Unreachable)??;
+        let session = self.caller.open(&sender, miner, within).await?;
+        Ok(Open {
+            endpoint: miner.endpoint.clone(),
+            renew_at: session.as_ref().map(|session| session.renew_at),
+            connection: Connection { sender, session },
+        })
+    }
+
+    /// Sees to it that the session of an open connection lasts a while, and is not the one
+    /// that was lost.
+    async fn keep(
+        &self,
+        open: &mut Open,
+        miner: &Miner,
+        lost: Option<&Arc<Session>>,
+    ) -> Result<(), DispatchError> {
+        let (Some(session), Some(renew_at)) = (&open.connection.session, open.renew_at) else {
+            return Ok(());
+        };
+        let now = Instant::now();
+        let is_lost = lost.is_some_and(|lost| Arc::ptr_eq(lost, session));
+        if !is_lost && now < renew_at {
+            return Ok(());
+        }
+        let sender = &open.connection.sender;
+        match self.caller.open(sender, miner, self.settings.connect).await {
+            Ok(session) => {
+                open.renew_at = session.as_ref().map(|session| session.renew_at);
+                open.connection.session = session;
+                Ok(())
+            }
+            // The old one is as good as before.
+            Err(_) if !is_lost && now < session.ends => {
+                open.renew_at = Some(now + RENEW_AGAIN);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Closes what was idle; call it now and then.
@@ -215,24 +281,42 @@ async fn connect(
     Ok(sender)
 }
 
-// === impl Connection ===
+// === impl Open ===
 
-impl Service<http::Request<Body>> for Connection {
-    type Response = http::Response<Body>;
-    type Error = hyper::Error;
-    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(cx)
+impl Open {
+    /// A miner that moved must not get calls at its old address.
+    fn reaches(&self, miner: &Miner) -> bool {
+        self.endpoint == miner.endpoint && !self.connection.sender.is_closed()
     }
+}
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let sending = self.0.send_request(request);
-        async move {
-            let response = sending.await?;
-            Ok(response.map(Body::new))
+// === impl Attempted ===
+
+impl Attempted {
+    fn failed(miner: &Miner, error: DispatchError) -> Self {
+        let failed = Failed {
+            at: Instant::now(),
+            endpoint: miner.endpoint.clone(),
+            error,
+        };
+        Self {
+            open: None,
+            failed: Some(failed),
         }
-        .boxed()
+    }
+}
+
+// === impl Failed ===
+
+impl Failed {
+    /// Whether one who asked at that time shares this failure. Those who waited while it
+    /// failed would each wait for one more, in a row.
+    fn holds(&self, miner: &Miner, asked: Instant) -> bool {
+        let long = match self.error {
+            DispatchError::Fault(MinerFault::Closed | MinerFault::Protocol) => CLOSED,
+            DispatchError::Unreachable | DispatchError::Fault(_) => Duration::ZERO,
+        };
+        self.endpoint == miner.endpoint && self.at + long >= asked
     }
 }
 
@@ -252,17 +336,21 @@ mod tests {
         while let Ok(stream) = tokio::time::timeout(soon, TcpStream::connect(address)).await {
             queued.push(stream.unwrap());
         }
-        let pool = Pool::new(PoolSettings {
+        let settings = PoolSettings {
             connect: Duration::from_millis(300),
             ..PoolSettings::default()
-        });
+        };
+        let clock = Arc::new(crate::clock::SystemClock);
+        let key = crate::identity::hotkey::Keypair::from_secret("//Alice").unwrap();
+        let signer = crate::identity::call::CallSigner::new(Arc::new(key), clock);
+        let pool = Pool::new(settings, Arc::new(Caller::new(signer, true)));
         let miner = Miner {
             hotkey: "miner".into(),
             number: 0,
             endpoint: format!("http://{address}").parse().unwrap(),
         };
         let begun = Instant::now();
-        let calls = std::iter::repeat_with(|| pool.connection(&miner)).take(5);
+        let calls = std::iter::repeat_with(|| pool.connection(&miner, None)).take(5);
         for reached in futures_util::future::join_all(calls).await {
             assert_eq!(reached.err(), Some(DispatchError::Unreachable));
         }

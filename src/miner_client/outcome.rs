@@ -23,6 +23,10 @@ pub enum MinerFault {
     /// It has too many requests; no fault of its own.
     #[error("the miner has too many requests")]
     Busy,
+    /// It opens no session for this gateway. Not held against it: its clock may be right and
+    /// ours wrong, and it gains nothing, as it gets no work.
+    #[error("the miner does not let this gateway in")]
+    Closed,
     /// It refuses this request as invalid.
     #[error("the miner refuses the request")]
     Refused,
@@ -63,11 +67,22 @@ impl MinerFault {
         }
     }
 
+    /// Whether a miner says that it does not know who calls. A status of a transport fault
+    /// says nothing of the kind.
+    pub(super) fn is_stranger(status: &Status) -> bool {
+        status.source().is_none()
+            && matches!(
+                status.code(),
+                Code::Unauthenticated | Code::PermissionDenied
+            )
+    }
+
     /// The attempt's outcome.
     #[must_use]
     pub const fn outcome(self) -> Outcome {
         match self {
-            Self::Busy => Outcome::Busy,
+            // Both are passed over for a while, and not blamed.
+            Self::Busy | Self::Closed => Outcome::Busy,
             Self::Refused => Outcome::Refused,
             Self::Lost => Outcome::Lost,
             Self::Stalled => Outcome::Stalled,

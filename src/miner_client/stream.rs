@@ -2,14 +2,23 @@
 
 use std::time::Duration;
 
-use tonic::{Code, Request, Streaming};
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use prost::Message as _;
+use tokio::time::Instant;
+use tonic::client::Grpc;
+use tonic::{Code, Request, Status, Streaming};
 
-use super::channel::Pool;
+use super::channel::{Connection, Pool};
+use super::exact::Exact;
 use super::outcome::{DispatchError, MinerFault};
+use super::wire::Wire;
 use crate::proto::v1::miner_generate_response::Event;
-use crate::proto::v1::miner_service_client::MinerServiceClient;
 use crate::proto::v1::{Delta, MinerCompleted, MinerGenerateRequest, MinerGenerateResponse};
 use crate::registry::snapshot::Miner;
+
+/// The method that does the work.
+const GENERATE: &str = "/taugate.v1.MinerService/Generate";
 
 /// A piece of what a miner sends.
 #[derive(Debug)]
@@ -37,6 +46,9 @@ impl MinerStream {
     /// Sends an attempt to a miner; answers when the miner's headers came. `rest` is the
     /// time that the call has left, which the miner is told as its deadline.
     ///
+    /// A miner that does not know the session any more has done nothing yet: the attempt is
+    /// sent once more, in a new one.
+    ///
     /// # Errors
     /// When the miner was not reached, is busy, refuses, or answers with anything but a stream.
     pub async fn dispatch(
@@ -45,14 +57,20 @@ impl MinerStream {
         request: MinerGenerateRequest,
         rest: Duration,
     ) -> Result<Self, DispatchError> {
-        let connection = pool.connection(miner).await?;
-        let mut client = MinerServiceClient::with_origin(connection, miner.endpoint.clone())
-            .max_decoding_message_size(pool.settings().message_bytes_max);
-        let mut request = Request::new(request);
-        request.set_timeout(rest);
-        match client.generate(request).await {
-            Ok(response) => Ok(Self {
-                messages: response.into_inner(),
+        let until = Instant::now() + rest;
+        let bytes = Bytes::from(request.encode_to_vec());
+        let connection = pool.connection(miner, None).await?;
+        let sent = send(pool, miner, &connection, (&bytes, until)).await;
+        let sent = match (sent, &connection.session) {
+            (Err(status), Some(_)) if MinerFault::is_stranger(&status) => {
+                let connection = pool.connection(miner, connection.session.as_ref()).await?;
+                send(pool, miner, &connection, (&bytes, until)).await
+            }
+            (sent, _) => sent,
+        };
+        match sent {
+            Ok(messages) => Ok(Self {
+                messages,
                 begun: false,
                 last: None,
             }),
@@ -90,4 +108,27 @@ impl MinerStream {
             MinerFault::from_status(&status, self.begun)
         })
     }
+}
+
+/// Sends an attempt's exact bytes, marked as of the connection's session.
+async fn send(
+    pool: &Pool,
+    miner: &Miner,
+    connection: &Connection,
+    (bytes, until): (&Bytes, Instant),
+) -> Result<Streaming<MinerGenerateResponse>, Status> {
+    let mut request = Request::new(bytes.clone());
+    if let Some(session) = &connection.session {
+        session.mark(request.metadata_mut(), GENERATE, bytes);
+    }
+    request.set_timeout(until.saturating_duration_since(Instant::now()));
+    let wire = Wire::new(connection.sender.clone());
+    let mut grpc = Grpc::with_origin(wire, miner.endpoint.clone())
+        .max_decoding_message_size(pool.settings().message_bytes_max);
+    grpc.ready()
+        .await
+        .map_err(|error| Status::from_error(Box::new(error)))?;
+    let path = PathAndQuery::from_static(GENERATE);
+    let answer = grpc.server_streaming(request, path, Exact).await?;
+    Ok(answer.into_inner())
 }

@@ -11,11 +11,12 @@ use super::declare::Announce;
 use super::declare::grpc::{GrpcGateway, NoAddress};
 use super::model::{Model, ModelError};
 use super::openai::{OpenAiServer, ServerError};
+use super::sessions::Validators;
 use super::simulated::{SimulatedModel, Simulation};
 use super::{ServedTask, SidecarSettings};
 use crate::clock::SharedClock;
 use crate::identity::call::CallSigner;
-use crate::identity::hotkey::{KeyFileError, Keypair, SecretError};
+use crate::identity::hotkey::{Hotkey, KeyFileError, Keypair, SecretError};
 
 /// Requests at once of a server that does not say: few enough for one on a laptop.
 const CONCURRENCY: u32 = 4;
@@ -47,6 +48,11 @@ pub struct MinerArgs {
         default_value = "http://127.0.0.1:50052"
     )]
     pub gateways: Vec<String>,
+    /// The hotkey (ss58) of a validator that may call; may be repeated. Without it those whose
+    /// gateways this miner declares to may, as the gateways name themselves; and on loopback
+    /// anyone
+    #[arg(long = "validator", value_name = "HOTKEY")]
+    pub validators: Vec<Hotkey>,
     /// The hotkey's file; made if it is not there
     #[arg(long, value_name = "FILE", default_value = "taugate-miner-hotkey.json")]
     pub key: PathBuf,
@@ -159,9 +165,6 @@ impl MinerArgs {
         if self.listen.ip().is_unspecified() && self.endpoint.is_none() {
             return Err(ArgumentError::Endpoint(self.listen));
         }
-        if !self.listen.ip().is_loopback() {
-            tracing::warn!(listen = %self.listen, "whoever reaches this address can use the model");
-        }
         let keypair = Arc::new(self.keypair()?);
         let signer = CallSigner::new(Arc::clone(&keypair), Arc::clone(&clock));
         let server = match &self.server {
@@ -180,6 +183,7 @@ impl MinerArgs {
         Ok(SidecarSettings {
             tasks: self.served(named, server.as_ref(), concurrency),
             listen: self.listen,
+            validators: Arc::new(self.validators()),
             endpoint: self.endpoint,
             concurrency,
             gateways,
@@ -187,6 +191,17 @@ impl MinerArgs {
             clock,
             drain: Duration::from_secs(self.drain_s),
         })
+    }
+
+    fn validators(&self) -> Validators {
+        if !self.validators.is_empty() {
+            Validators::listed(self.validators.iter().copied().collect())
+        } else if self.listen.ip().is_loopback() {
+            tracing::info!("DEVELOPMENT: whoever is on this machine can use the model");
+            Validators::anyone()
+        } else {
+            Validators::learned()
+        }
     }
 
     fn keypair(&self) -> Result<Keypair, ArgumentError> {

@@ -273,6 +273,10 @@ impl Declarer {
     ) -> Result<(u64, v1::DeclareResponse), AnnounceError> {
         let answer = gateway.gateway().await?;
         self.compare_clocks(gateway.name(), answer.time);
+        if let Some(sessions) = self.offer.door.sessions() {
+            // Before it can call: it does so only once it took the declaration.
+            sessions.validators().learn(gateway.name(), &answer.hotkey);
+        }
         let network = answer.network;
         let signed = self.signed(&network);
         let request = v1::DeclareRequest {

@@ -1,5 +1,6 @@
-//! `MinerService` over a model: a bound on requests at once, digests, deadlines.
+//! `MinerService` over a model: sessions, a bound on requests at once, digests, deadlines.
 
+mod guard;
 mod health;
 
 use std::pin::Pin;
@@ -19,9 +20,11 @@ use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 use tonic_health::pb::health_server::HealthServer;
 
+use self::guard::{Guard, Guarded};
 use self::health::Wellbeing;
 use super::condition::Conditions;
 use super::model::{Events, ModelError, ModelEvent, Models};
+use super::sessions::Sessions;
 use super::slots::{Slot, Slots};
 use crate::digest::ChoiceDigests;
 use crate::proto::v1;
@@ -57,6 +60,8 @@ pub struct MinerDoor {
     models: Arc<Models>,
     conditions: Arc<Conditions>,
     slots: Arc<Slots>,
+    /// `None`: it admits anyone, and opens no sessions.
+    guard: Option<Guard>,
 }
 
 type Responses = Pin<Box<dyn Stream<Item = Result<v1::MinerGenerateResponse, Status>> + Send>>;
@@ -82,7 +87,21 @@ impl MinerDoor {
             models: Arc::new(models),
             slots: Arc::new(Slots::new(concurrency, Arc::clone(&conditions))),
             conditions,
+            guard: None,
         }
+    }
+
+    /// Works in sessions, for those who may open one.
+    #[must_use]
+    pub fn in_sessions(mut self, sessions: Arc<Sessions>) -> Self {
+        self.guard = Some(Guard::new(sessions));
+        self
+    }
+
+    /// The sessions; `None`: it admits anyone without.
+    #[must_use]
+    pub fn sessions(&self) -> Option<&Arc<Sessions>> {
+        self.guard.as_ref().map(Guard::sessions)
     }
 
     /// How many more requests it takes right now.
@@ -151,9 +170,12 @@ impl MinerDoor {
 impl MinerService for MinerDoor {
     async fn open_session(
         &self,
-        _: Request<v1::OpenSessionRequest>,
+        request: Request<v1::OpenSessionRequest>,
     ) -> Result<Response<v1::OpenSessionResponse>, Status> {
-        Err(Status::unimplemented("this miner admits without a session"))
+        let sessions = self.sessions();
+        let sessions =
+            sessions.ok_or_else(|| Status::unimplemented("this miner admits without a session"))?;
+        Ok(Response::new(sessions.open(request.get_ref()).await?))
     }
 
     type GenerateStream = Responses;
@@ -282,8 +304,9 @@ async fn connection(stream: TcpStream, door: MinerDoor, stop: CancellationToken)
     }
     let streams_max = door.streams_max();
     let health = HealthServer::new(Wellbeing::new(&door.conditions));
+    let guard = door.guard.clone();
     let miner = MinerServiceServer::new(door).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let service = Routes::new(miner).add_service(health);
+    let service = Guarded::new(guard, Routes::new(miner).add_service(health));
     let mut connection = std::pin::pin!(
         http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())

@@ -11,6 +11,7 @@ use taugate::gateway::Gateway;
 use taugate::identity::call::CallSigner;
 use taugate::identity::hotkey::Keypair;
 use taugate::sidecar::declare::grpc::GrpcGateway;
+use taugate::sidecar::sessions::Validators;
 use taugate::sidecar::simulated::{SimulatedModel, Simulation};
 use taugate::sidecar::{ServedTask, Sidecar, SidecarSettings};
 use taugate_ledger::ids::CellId;
@@ -98,6 +99,7 @@ impl Network {
             ..Simulation::default()
         });
         let sidecar = Sidecar::bind(SidecarSettings {
+            validators: Arc::new(Validators::learned()),
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             endpoint: None,
             tasks: vec![ServedTask {

@@ -32,7 +32,7 @@ async fn what_a_killed_gateway_held_is_in_doubt_and_what_a_clean_stop_gave_back_
     const IN_DOUBT: &str = "taugate_in_doubt_units ";
     // So long that the test does not see it turn.
     let place = Place::new(
-        "[period]\nlength_s = 86400\n[registry]\nopen_registration = true\nopen_tasks = true\n[keys]\nrequired = false\n",
+        "[period]\nlength_s = 86400\n[registry]\nopen_registration = true\nopen_tasks = true\nunauthenticated_miners = true\n[keys]\nrequired = false\n",
     );
     let miner = FakeMiner::start(vec![Act::Say("whole".into()), Act::Complete(1)]).await;
     let call = async |gateway: &Process| {

@@ -10,7 +10,7 @@ use crate::support::process::{KeyedClient, Place, Process};
 use crate::support::{Heard, chat};
 
 const CLOSED: &str = "[keys]\nrequired = true\n[registry]\nopen_registration = true\n\
-                      open_tasks = true\n";
+                      open_tasks = true\nunauthenticated_miners = true\n";
 
 /// What a key that does not hold is answered, whatever is wrong with it.
 fn is_refusal(status: &Status) -> bool {

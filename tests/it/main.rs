@@ -16,6 +16,7 @@ mod operator;
 mod refusals;
 mod reload;
 mod reports;
+mod sessions;
 mod slow;
 mod strangers;
 mod support;

@@ -14,7 +14,8 @@ use crate::support::miner::{Act, FakeMiner};
 use crate::support::process::{KeyedClient, Place, Process};
 use crate::support::{Heard, TASK, TestGateway, chat};
 
-const OPEN: &str = "[registry]\nopen_registration = true\n[tasks.tiny]\n";
+const OPEN: &str =
+    "[registry]\nopen_registration = true\nunauthenticated_miners = true\n[tasks.tiny]\n";
 
 /// Waits until the log holds so many lines with that message.
 async fn until_said(gateway: &Process, message: &str, times: usize) {
@@ -135,7 +136,7 @@ async fn who_is_no_longer_listed_gets_no_work_until_it_is_listed_again() {
     let hotkey = |name: &str| Keypair::from_secret(name).expect("a key").hotkey();
     let listing = |name: &str| {
         format!(
-            "[keys]\nrequired = false\n[registry]\nhotkeys = [\"{}\"]\n[tasks.tiny]\n",
+            "[keys]\nrequired = false\n[registry]\nunauthenticated_miners = true\nhotkeys = [\"{}\"]\n[tasks.tiny]\n",
             hotkey(name)
         )
     };

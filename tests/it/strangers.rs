@@ -380,7 +380,7 @@ async fn case_21_who_guesses_is_slowed_and_shuts_nobody_out() {
 #[tokio::test]
 async fn case_21_no_log_metric_or_file_holds_a_key() {
     let place = Place::new(
-        "[keys]\nrequired = true\n[registry]\nopen_registration = true\nopen_tasks = true\n",
+        "[keys]\nrequired = true\n[registry]\nopen_registration = true\nopen_tasks = true\nunauthenticated_miners = true\n",
     );
     place.log_everything();
     let made = place.run(&["key", "create", "app"]).await;

@@ -22,6 +22,7 @@ use taugate::proto::v1::capacity_service_server::{CapacityService, CapacityServi
 use taugate::sidecar::declare::grpc::GrpcGateway;
 use taugate::sidecar::declare::{Announce, AnnounceError};
 use taugate::sidecar::model::{Events, Model};
+use taugate::sidecar::sessions::Validators;
 use taugate::sidecar::simulated::{SimulatedModel, Simulation};
 use taugate::sidecar::{ServedTask, Sidecar, SidecarSettings};
 use taugate_ledger::engine::BoxFuture;
@@ -96,6 +97,7 @@ impl Announce for Gateway {
 async fn a_sidecar_keeps_a_gateway_informed_and_withdraws_at_its_end() {
     let gateway = Arc::new(Gateway::default());
     let settings = SidecarSettings {
+        validators: Arc::new(Validators::anyone()),
         listen: "127.0.0.1:0".parse().unwrap(),
         endpoint: None,
         tasks: vec![ServedTask {
@@ -199,6 +201,7 @@ impl Gateway {
 async fn nothing_is_declared_for_models_that_are_gone() {
     let (gateway, model) = (Arc::new(Gateway::default()), Arc::new(Coming::default()));
     let sidecar = Sidecar::bind(SidecarSettings {
+        validators: Arc::new(Validators::anyone()),
         listen: "127.0.0.1:0".parse().unwrap(),
         endpoint: None,
         tasks: vec![ServedTask {

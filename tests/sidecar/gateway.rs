@@ -13,6 +13,7 @@ use taugate::identity::hotkey::Keypair;
 use taugate::registry::snapshot::Availability;
 use taugate::sidecar::declare::grpc::GrpcGateway;
 use taugate::sidecar::model::Model;
+use taugate::sidecar::sessions::Validators;
 use taugate::sidecar::{ServedTask, Sidecar, SidecarSettings};
 use tokio_util::sync::CancellationToken;
 
@@ -57,6 +58,7 @@ fn sidecar(model: &Arc<Coming>, peer: SocketAddr) -> SidecarSettings {
     let signer = CallSigner::new(Arc::clone(&keypair), Arc::clone(&clock));
     let announce = GrpcGateway::new(&format!("http://{peer}"), signer).unwrap();
     SidecarSettings {
+        validators: Arc::new(Validators::learned()),
         listen: ANY,
         endpoint: None,
         tasks: vec![ServedTask {

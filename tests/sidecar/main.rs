@@ -15,6 +15,7 @@ mod presence;
 mod program;
 mod raising;
 mod servers;
+mod sessions;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -9,9 +9,12 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
+use taugate::clock::SystemClock;
 use taugate::front_door::inference::{Inference, Receipts};
 use taugate::identity::StoreAway;
-use taugate::miner_client::{Pool, PoolSettings};
+use taugate::identity::call::CallSigner;
+use taugate::identity::hotkey::Keypair;
+use taugate::miner_client::{Caller, Pool, PoolSettings};
 use taugate::proto::v1;
 use taugate::proto::v1::inference_service_server::InferenceService as _;
 use taugate::routing::Vitals;
@@ -167,10 +170,10 @@ async fn n30_a_thousand_panics_leave_nothing_behind() {
     let calls = Arc::clone(gateway.gateway.calls());
     let tasks = tokio::runtime::Handle::current().metrics();
     let before = tasks.num_alive_tasks();
-    let pool = Arc::new(Pool::new(PoolSettings {
+    let pool = pool(PoolSettings {
         idle: Duration::ZERO,
         ..PoolSettings::default()
-    }));
+    });
     let inference = Inference::new(Arc::clone(&calls), Arc::clone(&pool), Arc::new(NoReceipts));
     let lanes = (0..LANES).map(|seed| lane(&inference, &miner, &calls.vitals, seed));
     let seen = futures_util::future::join_all(lanes).await;
@@ -198,6 +201,12 @@ async fn n30_a_thousand_panics_leave_nothing_behind() {
         .await;
 }
 
+fn pool(settings: PoolSettings) -> Arc<Pool> {
+    let key = Keypair::from_secret("//taugate-development").expect("a key");
+    let signer = CallSigner::new(Arc::new(key), Arc::new(SystemClock));
+    Arc::new(Pool::new(settings, Arc::new(Caller::new(signer, true))))
+}
+
 async fn nothing_left(gateway: &TestGateway, miner: &FakeMiner) {
     let calls = gateway.gateway.calls();
     gateway
@@ -220,7 +229,7 @@ async fn n30_the_client_of_a_panic_reads_no_word_of_it() {
     let miner = FakeMiner::start(vec![Act::Say("ab".into()), Act::Hang]).await;
     let gateway = TestGateway::start().await;
     gateway.declare("//One", &miner, 100_000, 2).await;
-    let pool = Arc::new(Pool::new(PoolSettings::default()));
+    let pool = pool(PoolSettings::default());
     let calls = Arc::clone(gateway.gateway.calls());
     let inference = Inference::new(calls, pool, Arc::new(NoReceipts));
     let heard = ask(&inference, Arc::new(Trap(AtomicI32::new(1)))).await;

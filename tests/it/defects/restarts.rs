@@ -36,7 +36,7 @@ fn calm_length() -> PeriodLength {
 fn open(length: PeriodLength) -> Place {
     let length_s = length.secs();
     Place::new(&format!(
-        "[keys]\nrequired = false\n[registry]\nopen_registration = true\n\
+        "[keys]\nrequired = false\n[registry]\nopen_registration = true\nunauthenticated_miners = true\n\
          [period]\nlength_s = {length_s}\n[tasks.tiny]\n"
     ))
 }

@@ -26,6 +26,7 @@ use taugate::proto::v1;
 use taugate::proto::v1::inference_service_client::InferenceServiceClient;
 use taugate::sidecar::declare::grpc::GrpcGateway;
 use taugate::sidecar::model::{Events, Model, ModelError};
+use taugate::sidecar::sessions::Validators;
 use taugate::sidecar::simulated::{SimulatedModel, Simulation};
 use taugate::sidecar::{ServedTask, Sidecar, SidecarSettings};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -86,7 +87,7 @@ async fn program(dir: &std::path::Path, collector: SocketAddr) -> (Child, Socket
     let configuration = format!(
         "[listen]\npublic = \"127.0.0.1:0\"\npeer = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n\
          [store]\npath = {store:?}\n[telemetry]\nlog = \"json\"\ntrace_ratio = 1.0\n\
-         [drain]\ndelay_s = 0\n[keys]\nrequired = false\n[registry]\nopen_registration = true\nopen_tasks = true\n"
+         [drain]\ndelay_s = 0\n[keys]\nrequired = false\n[registry]\nopen_registration = true\nopen_tasks = true\nunauthenticated_miners = true\n"
     );
     std::fs::write(&file, configuration).expect("a file");
     let mut child = Command::new(env!("CARGO_BIN_EXE_taugate"))
@@ -118,6 +119,7 @@ async fn miner(name: &str, model: Arc<dyn Model>, peer: SocketAddr, stop: &Cance
     let signer = CallSigner::new(Arc::clone(&keypair), Arc::clone(&clock));
     let announce = GrpcGateway::new(&format!("http://{peer}"), signer).expect("an address");
     let settings = SidecarSettings {
+        validators: Arc::new(Validators::anyone()),
         listen: "127.0.0.1:0".parse().expect("an address"),
         endpoint: None,
         tasks: vec![ServedTask {

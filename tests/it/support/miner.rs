@@ -10,7 +10,10 @@ use futures_util::Stream;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
+use taugate::clock::{Clock as _, SystemClock};
 use taugate::digest::ChoiceDigests;
+use taugate::identity::hotkey::Keypair;
+use taugate::identity::session;
 use taugate::proto::v1;
 use taugate::proto::v1::miner_generate_response::Event;
 use taugate::proto::v1::miner_service_server::{MinerService, MinerServiceServer};
@@ -56,6 +59,7 @@ struct State {
     before_headers: Mutex<Vec<Act>>,
     seen: Mutex<Vec<v1::MinerGenerateRequest>>,
     metadata: Mutex<Vec<tonic::metadata::MetadataMap>>,
+    proof: Mutex<Option<Keypair>>,
     cancelled: AtomicUsize,
     running: AtomicUsize,
     /// How many waits may end.
@@ -76,6 +80,7 @@ impl FakeMiner {
             before_headers: Mutex::new(Vec::new()),
             seen: Mutex::new(Vec::new()),
             metadata: Mutex::new(Vec::new()),
+            proof: Mutex::new(None),
             cancelled: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             go_on: Semaphore::new(0),
@@ -95,6 +100,12 @@ impl FakeMiner {
     /// What a call does before its headers leave.
     pub(crate) fn before_headers(&self, script: Vec<Act>) {
         *self.state.before_headers.lock() = script;
+    }
+
+    /// Opens a session for whoever asks, and proves to be that miner; it does not look at
+    /// what comes in it.
+    pub(crate) fn prove(&self, name: &str) {
+        *self.state.proof.lock() = Some(Keypair::from_secret(name).expect("a key"));
     }
 
     /// The requests that came.
@@ -156,9 +167,13 @@ type Messages = Pin<Box<dyn Stream<Item = Result<v1::MinerGenerateResponse, Stat
 impl MinerService for FakeMiner {
     async fn open_session(
         &self,
-        _: Request<v1::OpenSessionRequest>,
+        request: Request<v1::OpenSessionRequest>,
     ) -> Result<Response<v1::OpenSessionResponse>, Status> {
-        Err(Status::unimplemented("no sessions"))
+        let expires_ms = SystemClock.unix_ms() + 600_000;
+        let prove = |key| session::answer(key, request.get_ref(), expires_ms).expect("an answer");
+        let proof = self.state.proof.lock().as_ref().map(prove);
+        let (_, _, answer) = proof.ok_or_else(|| Status::unimplemented("no sessions"))?;
+        Ok(Response::new(answer))
     }
 
     type GenerateStream = Messages;

@@ -112,7 +112,11 @@ impl RawMiner {
                 let (closed, go_on) = (Arc::clone(&closed), Arc::clone(&go_on));
                 tokio::task::spawn(async move {
                     let mut connection = h2::server::handshake(stream).await.expect("HTTP/2");
-                    while let Some(Ok((_, respond))) = connection.accept().await {
+                    while let Some(Ok((request, respond))) = connection.accept().await {
+                        if request.uri().path().ends_with("/OpenSession") {
+                            unimplemented(respond);
+                            continue;
+                        }
                         calls.fetch_add(1, Ordering::SeqCst);
                         let go_on = Arc::clone(&go_on);
                         tokio::task::spawn(answer(respond, script.clone(), go_on));
@@ -138,6 +142,16 @@ impl RawMiner {
     pub(crate) fn closed(&self) -> usize {
         self.closed.load(Ordering::SeqCst)
     }
+}
+
+/// It opens no sessions.
+fn unimplemented(mut respond: SendResponse<Bytes>) {
+    let response = http::Response::builder()
+        .header("content-type", "application/grpc")
+        .header("grpc-status", "12")
+        .body(())
+        .expect("a response");
+    drop(respond.send_response(response, true));
 }
 
 /// Sends the script; ends early where the gateway left.
