@@ -281,6 +281,7 @@ fn snapshot(tasks: &[String], miners: u32) -> Snapshot {
             declared: MUCH,
             allotment: MUCH,
             verified: MUCH,
+            proven: true,
             concurrency: Some(8),
             availability: Availability::Free,
         });
@@ -294,6 +295,7 @@ fn snapshot(tasks: &[String], miners: u32) -> Snapshot {
         (id, Arc::new(market))
     };
     Snapshot {
+        proving: false,
         markets: (0..).zip(tasks).map(market).collect(),
         ..Snapshot::default()
     }

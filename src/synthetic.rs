@@ -9,6 +9,7 @@
 //! same connections, messages and names, so that a miner cannot tell it from a client's request.
 
 pub mod burst;
+pub mod bursts;
 pub mod demonstration;
 pub mod draw;
 pub mod due;

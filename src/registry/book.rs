@@ -17,7 +17,7 @@ use super::checked::{Checked, DeclareError, Record, SEQUENCE_MAX, check, endpoin
 use super::declaration::{DeclarationRow, DeclarationStore, Put};
 use super::roll::{Held, Roll, Standing};
 use super::settings::RegistrySettings;
-use super::snapshot::Snapshot;
+use super::snapshot::{Proofs, Snapshot};
 use crate::clock::SharedClock;
 use crate::identity::StoreAway;
 use crate::identity::call::Registered;
@@ -43,6 +43,8 @@ pub struct Registry {
     store: Arc<dyn DeclarationStore>,
     state: Mutex<State>,
     snapshot: ArcSwap<Snapshot>,
+    /// What bursts have shown.
+    proofs: ArcSwap<Proofs>,
     published: watch::Sender<u64>,
     streams: Streams,
     declaring: Pace<Hotkey>,
@@ -89,6 +91,7 @@ impl Registry {
                 expires_ms: None,
             }),
             snapshot: ArcSwap::default(),
+            proofs: ArcSwap::default(),
             published: watch::Sender::new(0),
             streams: Streams::default(),
             declaring: Pace::new(DECLARE_EACH, DECLARE_BURST, settings.miners_max),
@@ -287,6 +290,12 @@ impl Registry {
         &self.streams
     }
 
+    /// Takes what bursts have shown by now.
+    pub fn set_proofs(&self, proofs: Proofs) {
+        self.proofs.store(Arc::new(proofs));
+        self.publish();
+    }
+
     /// Replaces the configured tasks.
     ///
     /// # Errors
@@ -412,9 +421,12 @@ impl Registry {
         let told = &state.set;
         let known = |cell| !told.is_empty() && told.values().all(|told| told.contains_key(&cell));
         let before = self.snapshot.load();
-        let (snapshot, expires_ms) = state
-            .roll
-            .snapshot(&before, &self.settings.load(), at, known);
+        let (snapshot, expires_ms) = state.roll.snapshot(
+            &before,
+            (&self.settings.load(), &self.proofs.load()),
+            at,
+            known,
+        );
         state.expires_ms = expires_ms;
         let version = snapshot.version;
         self.snapshot.store(Arc::new(snapshot));

@@ -15,7 +15,7 @@ use super::availability::{Change, Word};
 use super::checked::{Checked, CheckedTask};
 use super::declaration::Subject;
 use super::settings::RegistrySettings;
-use super::snapshot::{Market, Miner, Offer, Snapshot};
+use super::snapshot::{Market, Miner, Offer, Proofs, Snapshot};
 use crate::identity::hotkey::Hotkey;
 use crate::task::{Task, TaskId, TaskKind, Tasks, is_id};
 
@@ -349,7 +349,7 @@ impl Roll {
     pub(super) fn snapshot(
         &self,
         before: &Snapshot,
-        settings: &RegistrySettings,
+        (settings, proofs): (&RegistrySettings, &Proofs),
         (length, now_ms): (PeriodLength, u64),
         set: impl Fn(CellId) -> bool,
     ) -> (Snapshot, Option<u64>) {
@@ -362,7 +362,12 @@ impl Roll {
                 let cell = standing.cell.filter(|cell| set(*cell));
                 if let Some(cell) = cell.filter(|_| !standing.allotment.is_zero()) {
                     let task = Arc::clone(&standing.task);
-                    let offer = entry.offer(cell, &standing, settings);
+                    let mut offer = entry.offer(cell, &standing, settings);
+                    let shown = proofs.shown.get(&cell);
+                    offer.proven = shown.is_some_and(|shown| shown.is_proven(offer.allotment));
+                    if proofs.planned {
+                        offer.verified = shown.map_or(Units::ZERO, |shown| shown.verified);
+                    }
                     offers.entry(task).or_default().push(offer);
                 }
             }
@@ -387,6 +392,7 @@ impl Roll {
             version,
             tasks: Arc::clone(&self.tasks),
             markets: markets.collect(),
+            proving: proofs.planned,
         };
         (snapshot, expires_ms)
     }
@@ -403,6 +409,8 @@ fn same_offers(older: &Market, newer: &Market) -> bool {
                 && older.miner == newer.miner
                 && older.allotment == newer.allotment
                 && older.concurrency == newer.concurrency
+                && older.verified == newer.verified
+                && older.proven == newer.proven
         })
 }
 
@@ -456,6 +464,7 @@ impl Entry {
             declared: standing.declared,
             allotment: standing.allotment,
             verified: standing.declared,
+            proven: false,
             concurrency: said.and_then(|said| said.concurrency).or(share),
             availability: said.map_or(super::snapshot::Availability::Free, |said| {
                 said.availability

@@ -17,6 +17,8 @@ pub struct Snapshot {
     pub tasks: Arc<Tasks>,
     /// What can be had, by task.
     pub markets: HashMap<TaskId, Arc<Market>>,
+    /// Whether miners have to prove their capacity here before clients' requests reach them.
+    pub proving: bool,
 }
 
 /// All offers of one task.
@@ -26,7 +28,8 @@ pub struct Market {
     pub task: Arc<Task>,
     /// The cell of this validator's own ceiling, where the task has one.
     pub ceiling: Option<CellId>,
-    /// Rises when an offer comes, goes or changes its allotment, endpoint or concurrency.
+    /// Rises when an offer comes, goes or changes its allotment, endpoint, concurrency or what
+    /// it has shown.
     pub revision: u64,
     /// The offers, in no meaningful order.
     pub offers: Vec<Offer>,
@@ -46,10 +49,21 @@ pub struct Offer {
     /// The rate that checks and real work have shown, units a period; routing paces by the
     /// smaller of this and the allotment. Equal to `declared` where nothing verifies.
     pub verified: Units,
+    /// Whether it has passed a burst of its allotment.
+    pub proven: bool,
     /// The most requests at once that this gateway may send; `None`: not stated.
     pub concurrency: Option<u32>,
     /// How it is.
     pub availability: Availability,
+}
+
+/// What bursts have shown.
+#[derive(Clone, Debug, Default)]
+pub struct Proofs {
+    /// Whether bursts are planned here; else declarations count as they are.
+    pub planned: bool,
+    /// What was shown, by cell.
+    pub shown: HashMap<CellId, Shown>,
 }
 
 /// What bursts have shown of a cell.
@@ -81,4 +95,14 @@ pub enum Availability {
     Busy,
     /// Takes no new ones.
     Draining,
+}
+
+// === impl Shown ===
+
+impl Shown {
+    /// Whether it has passed with that allotment.
+    #[must_use]
+    pub fn is_proven(&self, allotment: Units) -> bool {
+        allotment <= self.passes_to
+    }
 }

@@ -101,6 +101,7 @@ impl Fair {
             declared: allotted,
             allotment: allotted,
             verified: allotted,
+            proven: true,
             concurrency: None,
             availability: Availability::Free,
         });
@@ -120,6 +121,7 @@ impl Fair {
             offers: self.offers.clone(),
         };
         let snapshot = Snapshot {
+            proving: false,
             markets: HashMap::from([(TASK.into(), Arc::new(market))]),
             ..Snapshot::default()
         };

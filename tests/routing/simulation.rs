@@ -477,6 +477,7 @@ fn offer(at: usize, setup: &Setup, allotment: Units) -> Offer {
         declared: allotment,
         allotment,
         verified: allotment,
+        proven: true,
         concurrency: None,
         availability: Availability::Free,
     }
@@ -490,6 +491,7 @@ fn snapshot(offers: Vec<Offer>) -> Snapshot {
         offers,
     };
     Snapshot {
+        proving: false,
         markets: HashMap::from([(TASK.into(), Arc::new(market))]),
         ..Snapshot::default()
     }

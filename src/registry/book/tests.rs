@@ -11,7 +11,7 @@ use crate::registry::checked::RECORD_KIND;
 use crate::registry::declaration::Subject;
 use crate::registry::roll::LeftOut;
 use crate::registry::share::Share;
-use crate::registry::snapshot::{Availability, Offer};
+use crate::registry::snapshot::{Availability, Offer, Proofs, Shown};
 use crate::task::{Task, TaskKind};
 
 const NOW_MS: u64 = 1_700_000_400_000;
@@ -778,6 +778,40 @@ async fn availability_is_heeded_in_the_order_of_its_counter() {
     let stranger = key("//Two").hotkey();
     let unheard = change(1, Availability::Free);
     assert!(!bench.registry.set_availability(stranger, unheard));
+}
+
+#[tokio::test]
+async fn what_was_shown_counts_where_bursts_are_planned() {
+    let bench = Bench::new(|_| {}).await;
+    bench.declare("//One", 1, 1_000).await.unwrap();
+    let offer = bench.only();
+    assert_eq!(offer.verified, offer.declared);
+    assert!(!offer.proven && !bench.registry.snapshot().proving);
+    let prove = |planned, passes_to| {
+        let shown = Shown {
+            verified: Units::new(100),
+            passes_to: Units::new(passes_to),
+        };
+        bench.registry.set_proofs(Proofs {
+            planned,
+            shown: HashMap::from([(offer.cell, shown)]),
+        });
+        let offer = bench.only();
+        (offer.verified, offer.proven)
+    };
+    assert_eq!(prove(false, 999), (offer.declared, false));
+    assert_eq!(prove(true, 999), (Units::new(100), false));
+    assert_eq!(prove(true, 1_000), (Units::new(100), true));
+    // Who showed nothing is nothing yet.
+    bench.registry.set_proofs(Proofs {
+        planned: true,
+        ..Proofs::default()
+    });
+    assert_eq!(bench.only().verified, Units::ZERO);
+    // What passed for less does not pass for more.
+    assert_eq!(prove(true, 1_500), (Units::new(100), true));
+    bench.declare("//One", 2, 2_000).await.unwrap();
+    assert!(!bench.only().proven);
 }
 
 #[tokio::test]
