@@ -2,13 +2,14 @@
 //! does.
 
 pub mod board;
+pub mod scores;
 pub mod status;
 
 use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -22,10 +23,12 @@ use tokio_util::task::TaskTracker;
 use crate::call::Calls;
 use crate::identity::hotkey::Hotkey;
 use crate::registry::snapshot::Offer;
+use crate::scoring::scorer::{ScoreError, Scorer};
 use crate::telemetry::Instruments;
 use crate::telemetry::instruments::CellLabels;
 
 use self::board::{Board, Sources};
+use self::scores::{Explained, Sheet};
 use self::status::{Detail, Overview};
 
 /// What the admin listener shows.
@@ -34,6 +37,7 @@ pub struct Admin {
     instruments: Arc<Instruments>,
     calls: Arc<Calls>,
     board: Arc<Board>,
+    scorer: Arc<Scorer>,
 }
 
 /// What is answered: the status, the kind of the text, the text.
@@ -51,15 +55,17 @@ const CONNECTIONS_MAX: usize = 64;
 impl Admin {
     /// Shows these.
     #[must_use]
-    pub fn new(instruments: &Arc<Instruments>, sources: Sources) -> Self {
+    pub fn new(instruments: &Arc<Instruments>, sources: Sources, scorer: Arc<Scorer>) -> Self {
         Self {
+            scorer,
             instruments: Arc::clone(instruments),
             calls: Arc::clone(&sources.calls),
             board: Arc::new(Board::new(sources)),
         }
     }
 
-    async fn answer(&self, method: &Method, path: &str) -> Answer {
+    async fn answer(&self, method: &Method, uri: &Uri) -> Answer {
+        let path = uri.path();
         if method != Method::GET {
             return (
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -80,13 +86,38 @@ impl Admin {
                 "not ready\n".to_owned(),
             ),
             Overview::PATH => json(&self.board.overview(self.is_ready()).await),
-            _ => match path.strip_prefix(Detail::PATH) {
-                Some(hotkey) => self.detail(hotkey).await,
-                None => {
-                    let paths = "there are /metrics, /health, /ready and /v1/status\n";
+            _ => {
+                if let Some(hotkey) = path.strip_prefix(Detail::PATH) {
+                    self.detail(hotkey).await
+                } else if let Some(rest) = path.strip_prefix(Sheet::PATH) {
+                    self.scores(rest, uri.query().unwrap_or_default()).await
+                } else {
+                    let paths = "there are /metrics, /health, /ready, /v1/status and /v1/scores\n";
                     (StatusCode::NOT_FOUND, TEXT, paths.to_owned())
                 }
-            },
+            }
+        }
+    }
+
+    /// Everybody's weight, or behind a slash how one miner's came about.
+    async fn scores(&self, rest: &str, query: &str) -> Answer {
+        let profile = query.strip_prefix("profile=");
+        let standing = match self.scorer.standing(profile).await {
+            Ok(standing) => standing,
+            Err(error @ ScoreError::UnknownProfile { .. }) => {
+                return refusal(StatusCode::BAD_REQUEST, &error.to_string());
+            }
+            Err(error @ ScoreError::Away(_)) => {
+                return refusal(StatusCode::SERVICE_UNAVAILABLE, &error.to_string());
+            }
+        };
+        let Some(miner) = rest.strip_prefix('/') else {
+            return json(&Sheet::of(&standing));
+        };
+        let miner = miner.parse::<Hotkey>().ok();
+        match miner.and_then(|miner| Explained::of(&standing, miner)) {
+            Some(explained) => json(&explained),
+            None => refusal(StatusCode::BAD_REQUEST, "no miner of that hotkey is scored"),
         }
     }
 
@@ -189,7 +220,7 @@ async fn respond(
     admin: Admin,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    let (status, kind, text) = admin.answer(request.method(), request.uri().path()).await;
+    let (status, kind, text) = admin.answer(request.method(), request.uri()).await;
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
     response.headers_mut().insert(

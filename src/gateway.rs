@@ -10,12 +10,14 @@ mod keys;
 mod periods;
 mod readers;
 mod receipts;
+mod scores;
 mod seals;
 mod supervisor;
 mod upkeep;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use taugate_ledger::engine::ExchangeError;
 use taugate_ledger::period::Period;
@@ -30,6 +32,7 @@ use crate::front_door::listener::Shards;
 use crate::identity::hotkey::{Hotkey, KeyFileError, Keypair, SecretError};
 use crate::identity::key_ring::KeyRing;
 use crate::registry::Registry;
+use crate::scoring::scorer::Scorer;
 use crate::store::sqlite::{OpenError, SqliteStore};
 use crate::store::{BookRow, Health, StoreFault};
 use crate::telemetry::Instruments;
@@ -51,6 +54,7 @@ pub struct Gateway {
     calls: Arc<Calls>,
     keys: Arc<KeyRing>,
     instruments: Arc<Instruments>,
+    scorer: Arc<Scorer>,
     /// Rises when much was consumed.
     news: watch::Sender<u64>,
     health: tonic_health::server::HealthReporter,
@@ -281,6 +285,9 @@ impl Gateway {
         let (store, keys) = (Arc::clone(&self.store), Arc::clone(&self.keys));
         let keys = keys::run(store, keys, stop.clone());
         self.supervisor.spawn("keys", stop, keys);
+        let period = Duration::from_secs(u64::from(books.length().secs()));
+        let scores = scores::run(Arc::clone(&self.scorer), period, stop.clone());
+        self.supervisor.spawn("scores", stop, scores);
         let seals = self.seals().run(stop.clone());
         self.supervisor.spawn("seals", stop, seals);
         let teller = health::Teller {

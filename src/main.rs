@@ -15,6 +15,7 @@ use taugate::demo::DemoArgs;
 use taugate::gateway::Gateway;
 use taugate::operator::keys::KeyArgs;
 use taugate::operator::status::{self, StatusArgs};
+use taugate::operator::weights::{self, WeightsArgs};
 use taugate::operator::{Failure, Say, check};
 use taugate::sidecar::MinerArgs;
 use taugate::store::sqlite::backup;
@@ -47,6 +48,8 @@ enum Command {
     Replay(ReplayArgs),
     /// Show miners and tasks as a running gateway has them.
     Status(StatusArgs),
+    /// Print the weights of a running gateway's miners, or how one came about.
+    Weights(WeightsArgs),
     /// Print a commented configuration file.
     Init,
     /// Prove a store's books: receipts, counters, grants, checksums. Also while it is in use.
@@ -105,6 +108,7 @@ fn main() -> ExitCode {
         Command::Ask(args) => ask(args),
         Command::Replay(args) => replay(args),
         Command::Status(args) => show_status(&args),
+        Command::Weights(args) => show_weights(&args),
         Command::Init => {
             print(&taugate::config::template());
             Ok(ExitCode::SUCCESS)
@@ -361,6 +365,28 @@ fn show_status(args: &StatusArgs) -> Result<ExitCode, Failure> {
                 ExitCode::from(error.exit_code())
             }
         })
+    })
+}
+
+// --- weights ---
+
+fn show_weights(args: &WeightsArgs) -> Result<ExitCode, Failure> {
+    let address = match args.address(load) {
+        Ok(address) => address,
+        Err(code) => return Ok(code),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let mut out = std::io::stdout();
+    let ended = runtime.block_on(weights::run(args, &address, &mut out));
+    Ok(match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is_enough() => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error.to_string());
+            ExitCode::from(error.exit_code())
+        }
     })
 }
 

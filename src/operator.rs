@@ -1,9 +1,10 @@
 //! What an operator does beside a gateway: keys, a look at a configuration before it runs, and
-//! one at the miners while it does.
+//! at its miners and their weights while it does.
 
 pub mod check;
 pub mod keys;
 pub mod status;
+pub mod weights;
 
 /// Why a command did not do what it was told.
 pub type Failure = Box<dyn std::error::Error>;

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! [`rows`] says what a store keeps for it, [`standing`] leads from there to every miner's weight
-//! with each step kept, and [`explain`] shows the steps.
+//! with each step kept, [`explain`] shows the steps, and
+//! [`scorer`] does it for a running gateway.
 //!
 //! Every constant stands in a [`Profile`]. Nothing here gives NaN or infinity, whatever comes in:
 //! a miner of which nothing is known has a reliability of 0, a task without answers a score of 0.
@@ -18,6 +19,7 @@ pub mod profile;
 pub mod quality;
 pub mod reliability;
 pub mod rows;
+pub mod scorer;
 pub mod standing;
 pub mod verified;
 

@@ -1,5 +1,6 @@
 //! `ConsumptionService`: convert, call, convert.
 
+mod scores;
 mod sessions;
 
 use std::pin::Pin;
@@ -25,6 +26,7 @@ use crate::report::cursor::{Cursor, Scope};
 use crate::report::feed::{self, Feed, RoundError, View};
 use crate::report::readers::Readers;
 use crate::report::{Reach, ReportStore, SealRow, wire};
+use crate::scoring::scorer::{ScoreError, Scorer};
 
 /// How often a consumer hears at least.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -56,6 +58,8 @@ pub struct Reports {
     pub books: Arc<Books>,
     /// Who may read what.
     pub readers: Arc<Readers>,
+    /// Scores miners.
+    pub scorer: Arc<Scorer>,
     /// Rises when much was consumed.
     pub news: watch::Sender<u64>,
     /// Ends all streams.
@@ -257,9 +261,17 @@ impl v1::consumption_service_server::ConsumptionService for Consumption {
 
     async fn get_scores(
         &self,
-        _: Request<v1::GetScoresRequest>,
+        request: Request<v1::GetScoresRequest>,
     ) -> Result<Response<v1::GetScoresResponse>, Status> {
-        Err(Refusal::Unimplemented("scores").into())
+        let caller = self.caller(&request)?;
+        if self.with.readers.view(caller) != View::All {
+            return Err(Refusal::Forbidden.into());
+        }
+        let name = request.into_inner().profile;
+        let name = Some(&*name).filter(|name| !name.is_empty());
+        let standing = self.with.scorer.standing(name).await;
+        let standing = standing.map_err(Refusal::from)?;
+        Ok(Response::new(scores::told(&standing)))
     }
 }
 
@@ -291,6 +303,15 @@ impl Consumption {
                 () = tokio::time::sleep(pause) => {}
                 _ = news.changed() => {}
             }
+        }
+    }
+}
+
+impl From<ScoreError> for Refusal {
+    fn from(error: ScoreError) -> Self {
+        match error {
+            ScoreError::UnknownProfile { name } => Self::UnknownProfile(name),
+            ScoreError::Away(away) => away.into(),
         }
     }
 }

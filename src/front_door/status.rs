@@ -76,6 +76,8 @@ pub enum Refusal {
     UnknownReceipt(String),
     /// Nothing is known of such a period: what was asked for.
     UnknownPeriod(String),
+    /// There is no such scoring profile: what was asked for.
+    UnknownProfile(String),
     /// Health knows no such service.
     UnknownService,
     /// Reflection knows no such symbol or file.
@@ -201,6 +203,7 @@ impl Refusal {
             Self::UnknownTask(_)
             | Self::UnknownReceipt(_)
             | Self::UnknownPeriod(_)
+            | Self::UnknownProfile(_)
             | Self::UnknownService
             | Self::UnknownSymbol => Code::NotFound,
             Self::BadCursor(_) => Code::OutOfRange,
@@ -236,6 +239,7 @@ impl Refusal {
             Self::UnknownTask(_) => "TASK_NOT_FOUND",
             Self::UnknownReceipt(_) => "RECEIPT_NOT_FOUND",
             Self::UnknownPeriod(_) => "PERIOD_NOT_FOUND",
+            Self::UnknownProfile(_) => "PROFILE_NOT_FOUND",
             Self::UnknownService => "SERVICE_NOT_FOUND",
             Self::UnknownSymbol => "SYMBOL_NOT_FOUND",
             Self::UnknownMethod => "METHOD_NOT_FOUND",
@@ -272,6 +276,7 @@ impl Refusal {
             Self::UnknownTask(_) => "no such task; ListTasks names the tasks",
             Self::UnknownReceipt(_) => "no such receipt",
             Self::UnknownPeriod(_) => "nothing is known of such a period",
+            Self::UnknownProfile(_) => "no such scoring profile",
             Self::UnknownService => "no such service; \"\" is the whole gateway",
             Self::UnknownSymbol => "no such symbol or file",
             Self::UnknownMethod => "no such method; reflection names the methods",
@@ -317,6 +322,7 @@ impl Refusal {
             | Self::UnknownTask(_)
             | Self::UnknownReceipt(_)
             | Self::UnknownPeriod(_)
+            | Self::UnknownProfile(_)
             | Self::BadCursor(_)
             | Self::UnknownService
             | Self::UnknownSymbol
@@ -357,6 +363,9 @@ impl Refusal {
             }
             Self::UnknownPeriod(name) => {
                 details.set_resource_info("period", repeated(name), "", "");
+            }
+            Self::UnknownProfile(name) => {
+                details.set_resource_info("profile", repeated(name), "", "");
             }
             Self::BadCursor(cause) => drop(tell("cause", cause)),
             Self::RateLimited(excess, _) => {
@@ -473,6 +482,7 @@ mod tests {
             Refusal::UnknownTask("../é".repeat(100)),
             Refusal::UnknownReceipt("tg-e10-1-2".into()),
             Refusal::UnknownPeriod("3600".into()),
+            Refusal::UnknownProfile("vision".into()),
             Refusal::UnknownService,
             Refusal::UnknownSymbol,
             Refusal::UnknownMethod,

@@ -53,6 +53,7 @@ use crate::registry::{Registry, RegistrySettings};
 use crate::report::readers::Readers;
 use crate::routing::{Policy, Router, RouterSettings, Vitals};
 use crate::scoring::Profile;
+use crate::scoring::scorer::{Scorer, ScorerSettings};
 use crate::store::sqlite::{SqliteSettings, SqliteStore};
 use crate::synthetic::measure::Measures;
 use crate::telemetry::Instruments;
@@ -74,6 +75,7 @@ pub struct Parts {
     calls: Arc<Calls>,
     keys: Arc<KeyRing>,
     instruments: Arc<Instruments>,
+    scorer: Arc<Scorer>,
     readers: Arc<Readers>,
     news: watch::Sender<u64>,
     stops: Stops,
@@ -126,6 +128,7 @@ impl Parts {
         keys.require(config.keys.required);
         keys.replace(store.keys().await?);
         let instruments = Arc::new(Instruments::new());
+        let scorer = Arc::new(scorer(config, &store, &registry, &books));
         let stops = Stops::default();
         let calls = Arc::new(calls(config, &books, &registry, &instruments, &stops));
         Ok(Self {
@@ -137,6 +140,7 @@ impl Parts {
             calls,
             keys,
             instruments,
+            scorer,
             readers: Arc::new(readers),
             news: watch::Sender::new(0),
             stops,
@@ -162,6 +166,22 @@ fn readers(config: &Config, own: Hotkey) -> Result<Readers, StartError> {
         open: config.reports.open,
         listed: listed.collect::<Result<_, _>>()?,
     })
+}
+
+fn scorer(
+    config: &Config,
+    store: &Arc<SqliteStore>,
+    registry: &Arc<Registry>,
+    books: &Arc<Books>,
+) -> Scorer {
+    let settings = ScorerSettings {
+        name: config.scores.profile.into(),
+        profile: config.scores.effective(),
+        // Nothing plans them yet.
+        bursts: false,
+    };
+    let store = Arc::clone(store) as _;
+    Scorer::new(settings, store, Arc::clone(registry), Arc::clone(books))
 }
 
 pub(super) fn registry_settings(config: &Config) -> Result<RegistrySettings, StartError> {
@@ -289,7 +309,11 @@ pub(super) async fn open_doors(config: Arc<Config>, parts: Parts) -> Result<Gate
     if let Some(tls) = tls {
         supervisor.spawn("tls", stop, tls.follow(stop.clone()));
     }
-    let admin_state = Admin::new(&parts.instruments, sources(&parts));
+    let admin_state = Admin::new(
+        &parts.instruments,
+        sources(&parts),
+        Arc::clone(&parts.scorer),
+    );
     let admin = crate::admin::serve(admin, admin_state, stop.clone());
     supervisor.spawn("admin", stop, admin);
     let addresses = Addresses {
@@ -312,7 +336,7 @@ fn sources(parts: &Parts) -> Sources {
         calls: Arc::clone(&parts.calls),
         store: Arc::clone(&parts.store) as _,
         due: None,
-        scores: None,
+        scores: Some(Arc::clone(&parts.scorer) as _),
     }
 }
 
@@ -332,6 +356,7 @@ fn finish(
         calls: parts.calls,
         keys: parts.keys,
         instruments: parts.instruments,
+        scorer: parts.scorer,
         news: parts.news,
         health,
         doors,
@@ -432,6 +457,7 @@ fn peer_routes(
         store: Arc::clone(&parts.store) as _,
         books: Arc::clone(&parts.books),
         readers: Arc::clone(&parts.readers),
+        scorer: Arc::clone(&parts.scorer),
         news: parts.news.clone(),
         stop: parts.stops.accept.clone(),
     });

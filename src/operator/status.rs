@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use http::StatusCode;
 use serde::de::DeserializeOwned;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -105,7 +106,7 @@ pub enum StatusError {
 
 /// The gateway that is asked.
 #[derive(Debug)]
-struct Asked {
+pub(super) struct Asked {
     address: String,
     client: reqwest::Client,
 }
@@ -170,7 +171,7 @@ impl StatusArgs {
 }
 
 /// Where a listener is reached from its own machine.
-fn reached(listener: SocketAddr) -> SocketAddr {
+pub(super) fn reached(listener: SocketAddr) -> SocketAddr {
     let mut reached = listener;
     if listener.ip().is_unspecified() {
         reached.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
@@ -230,7 +231,7 @@ fn print(told: &Told, args: &StatusArgs, out: &mut impl Write) -> Result<(), Sta
 // === impl Asked ===
 
 impl Asked {
-    fn new(address: &str) -> Result<Self, StatusError> {
+    pub(super) fn new(address: &str) -> Result<Self, StatusError> {
         let malformed = || StatusError::Address(address.to_owned());
         let bare = address.strip_prefix("http://").unwrap_or(address);
         let bare = bare.trim_end_matches('/');
@@ -265,7 +266,8 @@ impl Asked {
         }
     }
 
-    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, StatusError> {
+    /// What is told at a path.
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, StatusError> {
         let url = format!("http://{}{path}", self.address);
         let answered = self.client.get(url).send().await;
         let answer = answered.map_err(|source| self.failed(source))?;
@@ -278,7 +280,9 @@ impl Asked {
         let told: Option<serde_json::Value> = serde_json::from_str(&text).ok();
         let why = told.as_ref().and_then(|told| told["error"].as_str());
         match why {
-            Some(why) if status.is_server_error() => Err(StatusError::Refused(why.to_owned())),
+            Some(why) if status.is_server_error() || status == StatusCode::BAD_REQUEST => {
+                Err(StatusError::Refused(why.to_owned()))
+            }
             _ => Err(self.stranger(&status.to_string())),
         }
     }

@@ -94,6 +94,8 @@ pub struct Steps {
     pub allotment: Units,
     /// What was shown, units a period.
     pub verified: Units,
+    /// What of the allotment counts, units a period.
+    pub capacity: Units,
     /// Quality, reliability and the capacity that counts.
     pub score: TaskScore,
     /// Its part of all effective capacity.
@@ -262,6 +264,7 @@ impl<'a> Sorted<'a> {
             quality,
             shown: shown_rows,
             allotment,
+            capacity,
             verified: shown(rule, allotment, &rates, scale.period_s),
             score: TaskScore {
                 quality: quality.value,

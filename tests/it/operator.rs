@@ -9,7 +9,7 @@ use taugate::identity::hotkey::Keypair;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::support::miner::{Act, FakeMiner};
-use crate::support::process::{Place, Process};
+use crate::support::process::{Place, Process, find};
 use crate::support::wire::fetch;
 use crate::support::{Heard, TestGateway, chat};
 
@@ -160,7 +160,7 @@ async fn status_adds_up_to_what_clients_were_told_over_restarts() {
             (&row["state"], &row["success"]),
             (&"free".into(), &1.0.into())
         );
-        assert_eq!((&row["due"], &row["score"]), (&Value::Null, &Value::Null));
+        assert_eq!(row["due"], Value::Null);
 
         let shown = place.run(&["status", "--admin", &admin, "--json"]).await;
         assert!(shown.status.success(), "{shown:?}");
@@ -302,5 +302,81 @@ async fn a_status_that_is_followed_repeats_itself_and_ends_cleanly() {
     assert!(sent.await.expect("kill runs").success());
     let ended = tokio::time::timeout(Duration::from_secs(30), following.wait()).await;
     assert_eq!(ended.expect("it ends").expect("its state").code(), Some(0));
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn weights_sum_to_1_and_each_is_explained() {
+    let place = Place::new(
+        "[period]\nlength_s = 86400\n[keys]\nrequired = false\n\
+         [registry]\nopen_registration = true\n[tasks.tiny]\n",
+    );
+    let away = place.run(&["weights", "--admin", "127.0.0.1:1"]).await;
+    assert_eq!(away.status.code(), Some(4), "{away:?}");
+    let told = text(&away.stderr);
+    assert!(told.contains("no gateway answers at 127.0.0.1:1"), "{told}");
+
+    let gateway = place.start().await;
+    let admin = gateway.admin().to_string();
+    let none = place.run(&["weights", "--admin", &admin]).await;
+    assert_eq!(text(&none.stdout).trim(), "no miner offers anything yet");
+
+    let miner = FakeMiner::start(vec![Act::Say("whole".into()), Act::Complete(1)]).await;
+    gateway.declare("//One", miner.address, 100_000).await;
+    calls(&gateway).await;
+    let raw = rusqlite::Connection::open(place.store()).expect("the store");
+    let cell = "SELECT cell, period FROM lease JOIN subject ON id = cell AND kind = 0";
+    let cell: (u32, i64) = raw
+        .query_row(cell, [], |row| Ok((row.get(0)?, row.get(1)?)))
+        .expect("a cell");
+    let period = u64::try_from(cell.1).expect("a time");
+    find(&place.store(), (cell.0, period), 500_000);
+    let key = Keypair::from_secret("//One")
+        .expect("a key")
+        .hotkey()
+        .to_string();
+
+    let json = place
+        .run(&["weights", "--admin", &admin, "--format", "json"])
+        .await;
+    let json: Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    assert_eq!(json["profile"], "taugate");
+    let row = &json["weights"][0];
+    assert_eq!(
+        (&row["uid"], &row["hotkey"]),
+        (&Value::Null, &key.as_str().into())
+    );
+    assert_eq!(row["weight"], 1.0);
+    let csv = place
+        .run(&["weights", "--admin", &admin, "--format", "csv"])
+        .await;
+    assert_eq!(text(&csv.stdout), format!("uid,hotkey,weight\n,{key},1\n"));
+    let table = place.run(&["weights", "--admin", &admin]).await;
+    let table = text(&table.stdout);
+    assert!(
+        table.contains(&key) && table.contains("1.000000"),
+        "{table}"
+    );
+
+    let explained = place
+        .run(&["weights", "--admin", &admin, "--explain", &key])
+        .await;
+    let explained = text(&explained.stdout);
+    for line in [
+        "n 3 = 3 good + 0 busy + 0 failed",
+        "Q = mean of quality x s over 1 answers (1 to this task) = 0.5",
+        "C = allotment = 576000",
+        "weight = S / sum of S over all miners = 1 / 1 = 1",
+    ] {
+        assert!(explained.contains(line), "{line}: {explained}");
+    }
+    let unknown = place
+        .run(&["weights", "--admin", &admin, "--profile", "no&such"])
+        .await;
+    assert_eq!(unknown.status.code(), Some(1), "{unknown:?}");
+    let told = text(&unknown.stderr);
+    assert!(told.contains("there are taugate, vision-4.0"), "{told}");
+    let status = place.run(&["status", "--admin", &admin, "--json"]).await;
+    assert!(status.status.success());
     gateway.stop().await;
 }

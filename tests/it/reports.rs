@@ -104,6 +104,13 @@ impl Reader {
         self.client.clone().ack(request).await.map(drop)
     }
 
+    async fn scores(&self, profile: &str) -> Result<v1::GetScoresResponse, Status> {
+        let profile = profile.to_owned();
+        let request = self.request("GetScores", v1::GetScoresRequest { profile });
+        let answer = self.client.clone().get_scores(request).await;
+        answer.map(tonic::Response::into_inner)
+    }
+
     async fn period(&self, start_s: Option<i64>) -> Result<v1::GetPeriodResponse, Status> {
         let period = start_s.map(|seconds| prost_types::Timestamp { seconds, nanos: 0 });
         let request = self.request("GetPeriod", v1::GetPeriodRequest { period });
@@ -560,4 +567,52 @@ async fn case_25_who_asks_too_often_waits_and_no_text_is_told() {
         (Code::ResourceExhausted, "RATE_LIMITED".into())
     );
     assert!(status.get_details_retry_info().is_some());
+}
+
+#[tokio::test]
+async fn scores_are_told_to_validators_and_weigh_what_was_delivered_and_found_good() {
+    let (miner, gateway) = closed(|config| {
+        config.scores.profile = "vision-4.0";
+    })
+    .await;
+    gateway.declare("//Two", &miner, 1_000_000, 8).await;
+    let reader = Reader::new("//Reader", &gateway).await;
+    let before = reader.scores("").await.expect("they are told");
+    assert_eq!(before.profile, "vision-4.0");
+    assert_eq!(before.scores.len(), 2, "who offers something is named");
+    assert!(before.scores.iter().all(|one| one.weight.abs() < 1e-12));
+
+    calls(&gateway, 10).await;
+    for (name, quality) in [("//One", 1_000_000), ("//Two", 250_000)] {
+        gateway.find(name, quality);
+    }
+    let told = reader.scores("vision-4.0").await.expect("they are told");
+    let sum: f64 = told.scores.iter().map(|one| one.weight).sum();
+    assert!((sum - 1.0).abs() < 1e-12, "{sum}");
+    let of = |name: &str| {
+        let hotkey = Keypair::from_secret(name).expect("a key").hotkey();
+        let mut all = told.scores.iter();
+        let found = all.find(|one| one.miner == hotkey.to_string());
+        found.expect("it is scored").clone()
+    };
+    let (one, two) = (of("//One"), of("//Two"));
+    assert!((one.weight - 4.0 * two.weight).abs() < 1e-9, "{told:?}");
+    assert_eq!(one.uid, None, "no metagraph says it");
+    let task = &one.tasks[0];
+    assert_eq!((&*task.task, task.capacity), (TASK, 1_000_000));
+    assert!((task.reliability - 1.0).abs() < 1e-12 && (task.quality - 1.0).abs() < 1e-12);
+    let strict = reader.scores("nineteen-6.3").await.expect("they are told");
+    assert_eq!(strict.profile, "nineteen-6.3");
+
+    let unknown = reader.scores("vision").await.expect_err("there is none");
+    assert_eq!(
+        reason(&unknown),
+        (Code::NotFound, "PROFILE_NOT_FOUND".into())
+    );
+    let miner = Reader::new("//One", &gateway).await;
+    let refused = miner.scores("").await.expect_err("it is a miner");
+    assert_eq!(
+        reason(&refused),
+        (Code::PermissionDenied, "FORBIDDEN".into())
+    );
 }

@@ -146,6 +146,18 @@ impl TestGateway {
         .await;
     }
 
+    /// Keeps what a checker would have found of an answer of a miner, quality in millionths.
+    pub(crate) fn find(&self, name: &str, quality: u32) {
+        let hotkey = Keypair::from_secret(name).expect("a key").hotkey();
+        let cell = self.cell(&hotkey.to_string());
+        let period = self.gateway.books().table().period();
+        process::find(
+            &self.dir.path().join("taugate.db"),
+            (cell.0, period.start_s()),
+            quality,
+        );
+    }
+
     /// The cell of a miner.
     pub(crate) fn cell(&self, hotkey: &str) -> taugate_ledger::ids::CellId {
         let snapshot = self.gateway.registry().snapshot();

@@ -186,6 +186,10 @@ impl Reader {
                 let said = self.succeeds(line);
                 assert!(said.contains("\ntiny (chat)"), "{said}");
             }
+            (Some(line), ["cargo", _, _, _, "weights", ..]) => {
+                let said = self.succeeds(line);
+                assert!(said.starts_with("uid,hotkey,weight\n,5"), "{said}");
+            }
             (Some(line), ["cargo", _, _, _, "init", ..]) => {
                 self.succeeds(line);
                 assert!(self.dir.path().join("taugate.toml").exists());

@@ -47,6 +47,24 @@ pub(crate) struct Bearer(String);
 /// A client with a key.
 pub(crate) type KeyedClient = InferenceServiceClient<InterceptedService<Connection, Bearer>>;
 
+/// Writes to a store what a checker would have found of an answer.
+pub(crate) fn find(store: &std::path::Path, (cell, period): (u32, u64), quality: u32) {
+    let raw = rusqlite::Connection::open(store).expect("the store");
+    let now_ms = i64::try_from(SystemClock.unix_ms()).expect("a time");
+    raw.busy_timeout(PATIENCE).expect("it waits");
+    raw.execute(
+        "INSERT INTO finding (period, inc, call, checker, cell, quality, units, duration_us, at_ms)
+         VALUES (?1, 1, ?2, 'outside', ?2, ?3, 12, 1000000, ?4)",
+        (
+            i64::try_from(period).expect("a time"),
+            cell,
+            quality,
+            now_ms,
+        ),
+    )
+    .expect("a row");
+}
+
 // === impl Place ===
 
 impl Place {
