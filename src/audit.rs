@@ -7,6 +7,7 @@
 //! - the receipts of an incarnation add up to its counters, by origin, and its attempts to the
 //!   counters by outcome;
 //! - the leases of a cell add up to what the cell granted, and that is within the allotment;
+//! - the newest seal of a period says no more than that, and its digest is that of its totals;
 //! - receipts are numbered without gaps, and each call ended at most once;
 //! - each row of cell, lease and receipt has the checksum of its other columns, and the engine
 //!   finds every page and index whole.

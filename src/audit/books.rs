@@ -1,6 +1,7 @@
 //! One period, added up: cells, leases and counters as they stand, receipts as they sum.
 
 mod calls;
+mod seals;
 mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -96,6 +97,7 @@ pub(super) fn add_up(
     books.compare_leases();
     books.compare_tallies();
     books.compare_progress();
+    books.compare_seal();
     books.sum_up();
     books.sum
 }

@@ -41,6 +41,8 @@ pub enum Kind {
     Outcome,
     /// A receipt does not agree with itself.
     Receipt,
+    /// A seal says more than the books, or is not of one piece.
+    Seal,
     /// An idempotency key points to a receipt that is not there or not its own.
     Claim,
 }
@@ -83,6 +85,7 @@ impl Kind {
             Self::Offset => "offset",
             Self::Outcome => "outcome",
             Self::Receipt => "receipt",
+            Self::Seal => "seal",
             Self::Claim => "claim",
         }
     }

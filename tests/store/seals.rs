@@ -18,7 +18,7 @@ async fn closing(store: &SqliteStore) -> Closing {
 }
 
 /// Seals the period as it is.
-async fn seal(store: &SqliteStore, revision: u32) -> (bool, PeriodBooks) {
+pub(crate) async fn seal(store: &SqliteStore, revision: u32) -> (bool, PeriodBooks) {
     let books = store.period_books(PERIOD).await.expect("books");
     let keypair = Keypair::from_secret("//Validator").expect("a key");
     let sealer = Sealer {
