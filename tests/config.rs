@@ -360,6 +360,7 @@ fn a_profile_is_taken_with_what_is_changed() {
     );
     let expected = Profile {
         failure_exponent: 3.0,
+        busy_counts: 1.0,
         decay: 0.25,
         newcomer: Newcomer::Ramp {
             full: 8.0,

@@ -20,6 +20,8 @@ pub struct Scores {
     pub profile: &'static str,
     /// The power to which failures count.
     pub failure_exponent: Option<f64>,
+    /// The part of its busy attempts that a miner is held to.
+    pub busy_counts: Option<f64>,
     /// The part of its weight that a period loses when the next one comes.
     pub decay: Option<f64>,
     /// What a miner with a short history loses.
@@ -115,6 +117,7 @@ impl Scores {
         let named = Profile::named(self.profile).unwrap_or_default();
         Profile {
             failure_exponent: self.failure_exponent.unwrap_or(named.failure_exponent),
+            busy_counts: self.busy_counts.unwrap_or(named.busy_counts),
             decay: self.decay.unwrap_or(named.decay),
             newcomer: self.newcomer(named.newcomer),
             quality: self.quality(named.quality),
@@ -245,6 +248,7 @@ impl Default for Scores {
         Self {
             profile: "taugate",
             failure_exponent: None,
+            busy_counts: None,
             decay: None,
             newcomer: None,
             newcomer_periods: None,
@@ -286,6 +290,11 @@ impl Scores {
             "failure_exponent",
             "e: the power to which failures count.",
             &mut MaybeDecimal(&mut self.failure_exponent, 0.0..=10.0, "1.0"),
+        );
+        fields.field(
+            "busy_counts",
+            "y: the part of its busy attempts that a miner is held to as if they were not good.",
+            &mut MaybeDecimal(&mut self.busy_counts, 0.0..=1.0, "0.0"),
         );
         fields.field(
             "decay",

@@ -1,6 +1,7 @@
 //! A miner's weight as arithmetic that can be followed by hand, line by line.
 //!
-//! The letters are those of the formulas: C allotment, K posted, n attempts, x busy, f failed;
+//! The letters are those of the formulas: C allotment, K posted, n attempts, x busy, f failed, y how
+//! much of the busy ones counts as not good;
 //! u, a, b, g their parts; R a period's reliability and w its weight, H the reliability over
 //! periods; t seconds a unit and s what they are worth, Q quality; v what was shown, E the
 //! effective capacity, l its part of everybody's, `S_task` the part of a task, S the sum.
@@ -110,12 +111,14 @@ fn period_lines(
     ));
     page.line(format_args!(
         "    a = x/n = {}/{attempts} = {}   b = f/n = {}/{attempts} = {}   \
-         g = (n - x - f)/n = {}/{attempts} = {}",
+         g = (n - x - f)/(n - (1 - y) x) = {}/({attempts} - {} x {}) = {}",
         tally.busy,
         n(kept.busy),
         tally.failed,
         n(kept.failed),
         tally.good,
+        n(1.0 - profile.busy_counts),
+        tally.busy,
         n(kept.good)
     ));
     page.line(format_args!(
@@ -254,7 +257,7 @@ fn capacity_lines(page: &mut Page, steps: &Steps, standing: &Standing) {
         page.line(format_args!("  v = 0: nothing was shown in a burst"));
     } else {
         page.line(format_args!(
-            "  v = median of {} x {} s = {}",
+            "  v = min(median, mean) of {} x {} s = {}",
             rates.join(", "),
             standing.scale.period_s,
             steps.verified

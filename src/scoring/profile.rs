@@ -7,6 +7,8 @@ use std::time::Duration;
 pub struct Profile {
     /// The power to which failures count.
     pub failure_exponent: f64,
+    /// The part of its busy attempts that a miner is held to as if they were not good, 0 to 1.
+    pub busy_counts: f64,
     /// The part of its weight that a period loses when the next one comes, 0 to 1.
     pub decay: f64,
     /// What a miner with a short history loses.
@@ -91,6 +93,9 @@ impl Profile {
     pub const fn taugate() -> Self {
         Self {
             capacity: CapacityRule::Verified { bursts: 5 },
+            // "Too many" is back-pressure: it is held against what was left, not against what
+            // was done.
+            busy_counts: 0.0,
             ..Self::vision_4_0()
         }
     }
@@ -100,6 +105,7 @@ impl Profile {
     pub const fn vision_4_0() -> Self {
         Self {
             failure_exponent: 1.0,
+            busy_counts: 1.0,
             decay: 0.5,
             newcomer: Newcomer::Equal,
             quality: QualityRule::Paced {

@@ -29,7 +29,7 @@ pub struct Kept {
     pub busy: f64,
     /// `b`: the part of the attempts that failed.
     pub failed: f64,
-    /// `g`: the part of the attempts that were good.
+    /// `g`: the part of the attempts that were good; busy ones among them as far as they count.
     pub good: f64,
     /// `R`: its reliability, 0 to 1.
     pub reliability: f64,
@@ -68,7 +68,13 @@ impl Tally {
             return None;
         }
         let of_all = |count: u64| Units::new(count).as_f64() / attempts.as_f64();
-        let (good, busy, failed) = (of_all(self.good), of_all(self.busy), of_all(self.failed));
+        let (busy, failed) = (of_all(self.busy), of_all(self.failed));
+        let held = attempts.as_f64() - (1.0 - profile.busy_counts) * Units::new(self.busy).as_f64();
+        let good = if held > 0.0 {
+            Units::new(self.good).as_f64() / held
+        } else {
+            0.0
+        };
         let left = self.allotment.saturating_sub(self.posted).as_f64() / self.allotment.as_f64();
         let kept = (1.0 - failed * left)
             .max(0.0)

@@ -7,8 +7,10 @@ use super::profile::CapacityRule;
 /// What of an allotment counts, units a period.
 ///
 /// `bursts` are the rates that a miner showed when all miners were asked at once, units a
-/// second, newest first. The median of the newest of them holds: one lucky burst proves little,
-/// and one that met a hiccup takes little away. A miner without a burst has shown nothing.
+/// second, newest first. The median of the newest of them holds, for one lucky burst proves
+/// little; but no more than their mean, for else a machine behind several hotkeys would be paid
+/// for five thirds of itself by letting each answer in three windows of five. A miner without a
+/// burst has shown nothing.
 #[must_use]
 pub fn counted(rule: CapacityRule, allotment: Units, bursts: &[f64], period_s: u64) -> Units {
     allotment.min(shown(rule, allotment, bursts, period_s))
@@ -21,7 +23,8 @@ pub fn shown(rule: CapacityRule, allotment: Units, bursts: &[f64], period_s: u64
     match rule {
         CapacityRule::Declared => allotment,
         CapacityRule::Verified { bursts: newest } => {
-            Units::new(period_s).scaled(median(&bursts[..bursts.len().min(newest)]))
+            let newest = &bursts[..bursts.len().min(newest)];
+            Units::new(period_s).scaled(median(newest).min(mean(newest)))
         }
     }
 }
@@ -38,6 +41,13 @@ pub fn counting(rates: &[(f64, bool)], newest: usize) -> Vec<f64> {
     let any = newest.iter().any(|(_, common)| *common);
     let counting = newest.iter().filter(|(_, common)| *common == any);
     counting.map(|(rate, _)| *rate).collect()
+}
+
+/// 0 of nothing. Rates that are no number, or below zero, are none.
+fn mean(rates: &[f64]) -> f64 {
+    let count = f64::from(u32::try_from(rates.len()).unwrap_or(u32::MAX));
+    let sum: f64 = rates.iter().map(|rate| rate.max(0.0)).sum();
+    if count > 0.0 { sum / count } else { 0.0 }
 }
 
 /// The middle one, or the mean of the middle two; 0 of nothing. Rates that are no number, or
@@ -90,6 +100,7 @@ mod tests {
         assert_eq!(of(&[3.0]), 300);
         assert_eq!(of(&[1.0, 4.0]), 250);
         assert_eq!(of(&[1.0, 9.0, 2.0, 900.0, 3.0, 1e9, 1e9, 1e9]), 300);
+        assert_eq!(of(&[9.0, 9.0, 9.0, 0.0, 0.0]), 540, "no more than the mean");
         assert_eq!(of(&[f64::NAN, -5.0, f64::INFINITY]), 0);
         assert_eq!(
             of(&[f64::INFINITY; 3]),

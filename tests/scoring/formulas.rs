@@ -48,6 +48,35 @@ fn a_periods_reliability() {
     }
 }
 
+/// N7: "too many" was recorded as a failure, and squared.
+#[test]
+fn n7_too_many_is_held_against_what_was_left_only() {
+    let of = |busy, failed, posted| {
+        let tally = Tally {
+            busy,
+            failed,
+            ..tally(posted)
+        };
+        tally
+            .reliability(&Profile::taugate())
+            .expect("it was tried")
+    };
+    close(of(16, 0, 100_000), 1.0, 12);
+    close(of(0, 16, 100_000), 0.92, 12);
+    close(of(16, 0, 25_000), 1.0 - 0.08 * 0.75, 12);
+    close(of(0, 16, 25_000), 0.92 * (1.0 - 0.08 * 0.75), 12);
+    let refuses = Tally {
+        good: 0,
+        failed: 0,
+        ..tally(0)
+    };
+    close(
+        refuses.reliability(&Profile::taugate()).expect("tried"),
+        0.0,
+        12,
+    );
+}
+
 #[test]
 fn reliability_over_periods() {
     let past =

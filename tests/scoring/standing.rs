@@ -131,7 +131,11 @@ fn every_step_is_kept_and_leads_to_the_weight() {
         ..task(CHAT, 1.0)
     }];
     let offers = [offer(1, CHAT, 100_000), offer(2, CHAT, 5)];
-    let standing = Standing::new(&tasks, &offers, &one(), scale(Profile::taugate()));
+    let profile = Profile {
+        busy_counts: 1.0,
+        ..Profile::taugate()
+    };
+    let standing = Standing::new(&tasks, &offers, &one(), scale(profile));
     let steps = &standing.tasks[0].miners[&miner(1)];
     assert_eq!(steps.periods.len(), 2, "nothing was tried in the third");
     assert_eq!(steps.periods[0].period, Period::starting_at(36_000));
@@ -152,14 +156,14 @@ fn every_step_is_kept_and_leads_to_the_weight() {
     for line in [
         "C 100000, K 25000, n 200 = 184 good + 10 busy + 6 failed",
         "u = max(C - K, 0) / C = max(100000 - 25000, 0) / 100000 = 0.75",
-        "a = x/n = 10/200 = 0.05   b = f/n = 6/200 = 0.03   g = (n - x - f)/n = 184/200 = 0.92",
+        "a = x/n = 10/200 = 0.05   b = f/n = 6/200 = 0.03   g = (n - x - f)/(n - (1 - y) x) = 184/(200 - 0 x 10) = 0.92",
         "R = g (1 - a u) (1 - b u)^e = 0.92 (1 - 0.05 x 0.75) (1 - 0.03 x 0.75)^1 = 0.86557625",
         "w = K / sum K x (1 - d)^1 = 25000 / 50000 x (1 - 0.5)^1 = 0.25",
         "H = sum R w / sum w x newcomer(2) = (0.86557625 x 0.5 + 0.86557625 x 0.25) / 0.75 x 1",
         "t = max(7 - 1, 0) / 1200 = 0.005, s = 1 + (M - 1) ((m - t)/m)^c = \
          1 + (1.4 - 1) ((0.0125 - 0.005)/0.0125)^0.5 = 1.309838668",
         "Q = mean of quality x s over 1 answers (1 to this task) = 1.309838668",
-        "v = median of 70/10s, 90/10s, 50/10s x 3600 s = 25200",
+        "v = min(median, mean) of 70/10s, 90/10s, 50/10s x 3600 s = 25200",
         "C = min(allotment, v) = min(100000, 25200) = 25200",
         "weight = S / sum of S over all miners = 1 / 1 = 1",
     ] {
