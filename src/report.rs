@@ -24,6 +24,7 @@ use crate::task::TaskId;
 use self::seal::PeriodBooks;
 
 pub mod cursor;
+pub mod due;
 pub mod feed;
 pub mod file;
 pub mod readers;

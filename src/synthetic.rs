@@ -11,12 +11,16 @@
 pub mod burst;
 pub mod bursts;
 pub mod demonstration;
+pub mod desk;
 pub mod draw;
 pub mod due;
+mod flight;
 pub mod forecast;
 pub mod measure;
 pub mod pacing;
 pub mod plan;
+pub mod planner;
+mod running;
 pub mod settings;
 
 use std::sync::Arc;

@@ -86,6 +86,8 @@ pub struct Task {
     pub growth_factor: f64,
     /// Units per unit of prompt (code points / 4) that the prompt is charged.
     pub prompt_factor: f64,
+    /// About so many units are asked for by one check.
+    pub check_units: Units,
     /// How long its stages may take.
     pub limits: TaskLimits,
 }
@@ -198,6 +200,7 @@ impl Task {
             reserve_factor: 1.25,
             growth_factor: 2.0,
             prompt_factor: 0.1,
+            check_units: Units::new(300),
             limits: TaskLimits {
                 first_chunk: Duration::from_secs(10),
                 first_chunk_per_kib: Duration::from_millis(250),

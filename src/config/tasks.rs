@@ -70,6 +70,10 @@ const TEXT_PROMPT_FACTOR: f64 = 0.1;
 /// A prompt for a picture costs next to nothing.
 const OTHER_PROMPT_FACTOR: f64 = 0.0;
 
+/// A paragraph or two: long enough to judge, and an eightieth of what is checked most often of
+/// the largest text allotment.
+const TEXT_CHECK: u64 = 300;
+
 /// A miner that says nothing for ten seconds is not worth the wait.
 const FIRST_CHUNK: Duration = Duration::from_secs(10);
 
@@ -147,6 +151,7 @@ pub fn task_of(id: TaskId, kind: TaskKind) -> Task {
         reserve_factor: pick(TEXT_RESERVE_FACTOR, EXACT_FACTOR),
         growth_factor: pick(TEXT_GROWTH_FACTOR, EXACT_FACTOR),
         prompt_factor: pick(TEXT_PROMPT_FACTOR, OTHER_PROMPT_FACTOR),
+        check_units: Units::new(if text { TEXT_CHECK } else { default_request }),
         limits: limits_of(text),
     }
 }
@@ -356,6 +361,12 @@ fn requests(task: &mut Task, fields: &mut dyn Fields) {
         "prompt_factor",
         "Units that the prompt is charged for each four of its characters.",
         &mut Decimal(&mut task.prompt_factor, 0.0..=10.0),
+    );
+    fields.field(
+        "check_units",
+        "About so many units are asked for by one check; at most the largest request, and a \
+         fourth of a miner's allotment.",
+        &mut Whole(&mut task.check_units, 1..=100_000_000),
     );
 }
 

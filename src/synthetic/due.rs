@@ -74,6 +74,13 @@ impl Account {
             .saturating_sub(self.in_flight)
     }
 
+    /// What is due if clients still do so much more in this period.
+    #[must_use]
+    pub fn due_beyond(&self, organic: Units) -> Units {
+        let organic = self.organic.saturating_add(organic);
+        Self { organic, ..*self }.due()
+    }
+
     /// What one more check brings, as far as those before have shown.
     #[must_use]
     pub fn brings(&self) -> Units {

@@ -12,6 +12,10 @@ const OLDER: f64 = 0.5;
 /// A period's own rate says nothing before this part of it has passed.
 const SOME: f64 = 0.05;
 
+/// Clients are counted on until this part of the period has passed; then there is still time to
+/// make up for what they did not do.
+const COUNTED_UNTIL: f64 = 0.8;
+
 /// What is expected of one cell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Forecast {
@@ -41,26 +45,28 @@ impl Forecast {
     /// part (0 to 1) has passed.
     #[must_use]
     pub fn room(self, organic: Units, passed: f64) -> Units {
-        self.by_history(passed)
+        let rest = 1.0 - passed;
+        self.by_history(rest)
             .unwrap_or_default()
-            .max(by_rate(organic, passed).unwrap_or_default())
+            .max(by_rate(organic, passed, rest).unwrap_or_default())
     }
 
-    /// What clients are counted on to do in the rest of the period. Nothing without a period
+    /// What clients are counted on to do while there is time to make up for it. Nothing without a period
     /// before to learn from.
     #[must_use]
     pub fn counted_on(self, organic: Units, passed: f64) -> Units {
-        let history = self.by_history(passed).unwrap_or_default();
-        by_rate(organic, passed).map_or(history, |rate| rate.min(history))
+        let rest = COUNTED_UNTIL - passed;
+        let history = self.by_history(rest).unwrap_or_default();
+        by_rate(organic, passed, rest).map_or(history, |rate| rate.min(history))
     }
 
-    fn by_history(self, passed: f64) -> Option<Units> {
-        Some(self.whole?.scaled((1.0 - passed).clamp(0.0, 1.0)))
+    fn by_history(self, rest: f64) -> Option<Units> {
+        Some(self.whole?.scaled(rest.clamp(0.0, 1.0)))
     }
 }
 
-fn by_rate(organic: Units, passed: f64) -> Option<Units> {
-    (passed >= SOME).then(|| organic.scaled(((1.0 - passed) / passed).max(0.0)))
+fn by_rate(organic: Units, passed: f64, rest: f64) -> Option<Units> {
+    (passed >= SOME).then(|| organic.scaled((rest / passed).max(0.0)))
 }
 
 #[cfg(test)]
@@ -88,9 +94,10 @@ mod tests {
         assert_eq!(none.counted_on(Units::new(900), 0.5), Units::ZERO);
         let busy = Forecast::of(&units(&[1000]));
         assert_eq!(busy.counted_on(Units::ZERO, 0.5), Units::ZERO);
-        assert_eq!(busy.counted_on(Units::new(500), 0.5), Units::new(500));
-        assert_eq!(busy.counted_on(Units::new(5_000), 0.5), Units::new(500));
-        assert_eq!(busy.counted_on(Units::ZERO, 0.0), Units::new(1000));
+        assert_eq!(busy.counted_on(Units::new(400), 0.4), Units::new(400));
+        assert_eq!(busy.counted_on(Units::new(5_000), 0.4), Units::new(400));
+        assert_eq!(busy.counted_on(Units::ZERO, 0.0), Units::new(800));
+        assert_eq!(busy.counted_on(Units::new(500), 0.8), Units::ZERO);
     }
 
     #[test]

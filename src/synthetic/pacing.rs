@@ -17,7 +17,11 @@ const JITTER_LEAST: f64 = 0.95;
 /// A check that did not get out is tried again within this part of the period.
 const RETRY: f64 = 0.02;
 
-/// At most this part of the period is kept for checks to end in.
+/// A check brings less than it holds, so that what looks covered is not: so many more of them,
+/// one after the other, may follow those that leave last.
+const ROUNDS: f64 = 4.0;
+
+/// At most this part of the period is kept for that.
 const SPARE_MAX: f64 = 0.25;
 
 /// A cell's wait for its next check.
@@ -64,14 +68,14 @@ impl Pace {
         }
     }
 
-    /// When the next one leaves, if so many are due; none: never. Each takes about `takes`:
-    /// what falls short in the last one is still to be made up for.
+    /// When the next one leaves, if so many are due; none: never. Each takes about
+    /// `takes`: what falls short in the last ones is still to be made up for.
     #[must_use]
     pub fn leaves(&self, checks: u64, takes: f64) -> Option<f64> {
         if checks == 0 {
             return None;
         }
-        let until = LAST - (2.0 * takes).clamp(0.0, SPARE_MAX);
+        let until = LAST - (ROUNDS * takes).clamp(0.0, SPARE_MAX);
         let span = (until - self.since).max(0.0) / whole(checks);
         Some(self.jitter.mul_add(span.min(self.most), self.since))
     }
@@ -170,7 +174,7 @@ mod tests {
         ) {
             let pace = Pace::first(since, &mut rng(seed));
             let at = pace.leaves(checks, takes).unwrap();
-            let until = LAST - f64::min(2.0 * takes, SPARE_MAX);
+            let until = LAST - f64::min(ROUNDS * takes, SPARE_MAX);
             prop_assert!(at >= since && at <= until.max(since) + 1e-9);
         }
     }

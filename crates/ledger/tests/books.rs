@@ -418,3 +418,28 @@ proptest! {
         prop_assert_eq!(table.reserved(A), Units::ZERO);
     }
 }
+
+#[test]
+fn what_comes_for_a_call_that_lacks_it_is_not_idle_before_the_call_had_it() {
+    let desk = Desk::new(&[(A, 1_000)]);
+    let table = desk.table();
+    desk.lender.expect(P, &[(A, u(1_000))]);
+    desk.lender.need(P, A, u(10));
+    for ask in desk.lender.asks(1_000) {
+        desk.answer(&ask);
+    }
+    // Long unused: it goes back.
+    let late_ms = 1_000 + 60_000;
+    for ask in desk.lender.asks(late_ms) {
+        desk.answer(&ask);
+    }
+    assert_eq!(table.free(A), Units::ZERO);
+    desk.lender.need(P, A, u(10));
+    for ask in desk.lender.asks(late_ms + 1) {
+        desk.answer(&ask);
+    }
+    assert!(table.free(A) >= u(10));
+    // Another cell's call wakes the asks before the first one has looked.
+    assert_eq!(desk.lender.asks(late_ms + 2), []);
+    assert!(table.free(A) >= u(10));
+}

@@ -76,6 +76,8 @@ impl Lease {
         let slice = self.slice(settings).min(most);
         let lacking = std::mem::take(&mut self.lacking);
         if !lacking.is_zero() {
+            // Nor is what comes idle before the call that lacks it has had a look.
+            self.moved_ms = now_ms;
             // Exactly what is lacking, or a slice where that is more.
             return Some(granted.saturating_add(lacking.max(slice)));
         }
