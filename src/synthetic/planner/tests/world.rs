@@ -195,6 +195,9 @@ pub(super) fn simulate(case: &Case) -> Outcomes {
         tokio::time::sleep_until(end - Duration::from_millis(1)).await;
         // What was admitted in the period ends in it.
         life.settle().await;
+        let books = world.books();
+        assert!(books.settle(Duration::from_secs(1)).await, "all is durable");
+        assert!(!books.broken().is_cancelled(), "the books are broken");
         let first = Period::starting_at(START_MS / 1000);
         let sent: Vec<Sent> = world.sent();
         let cells = (0..3).map(|cell| world.at_end(first, CellId(cell), &sent));
@@ -411,7 +414,12 @@ impl Miners {
         } else {
             Units::ZERO
         };
-        let receipt = receipt(check.cell, origin, (units, script.outcome));
+        let receipt = receipt(
+            &self.scene.books,
+            check.cell,
+            origin,
+            (units, script.outcome),
+        );
         held.post(units);
         self.log.ended(check.cell, script.outcome);
         slot.expect("a slot").send(receipt, None);
@@ -607,7 +615,8 @@ impl World {
         if let Ok(held) = books.hold(&table, &[cell], units, origin).await {
             let slot = books.slot(table.period()).expect("a slot");
             held.post(units);
-            slot.send(receipt(cell, origin, (units, Outcome::Good)), None);
+            let receipt = receipt(&books, cell, origin, (units, Outcome::Good));
+            slot.send(receipt, None);
         }
     }
 
@@ -676,7 +685,12 @@ impl Life {
     }
 }
 
-fn receipt(cell: CellId, origin: Origin, (units, outcome): (Units, Outcome)) -> Receipt {
+fn receipt(
+    books: &Books,
+    cell: CellId,
+    origin: Origin,
+    (units, outcome): (Units, Outcome),
+) -> Receipt {
     let attempt = Attempt {
         cell,
         outcome,
@@ -685,7 +699,7 @@ fn receipt(cell: CellId, origin: Origin, (units, outcome): (Units, Outcome)) -> 
         duration_us: 1,
     };
     Receipt {
-        call: 0,
+        call: books.next_call(books.table().period()).call,
         origin,
         client: Arc::from(""),
         task: Arc::from("tiny"),
