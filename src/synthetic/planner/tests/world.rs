@@ -730,6 +730,7 @@ fn snapshot(cells: u32) -> Snapshot {
         declared: Units::new(ALLOTMENT),
         allotment: Units::new(ALLOTMENT),
         verified: Units::new(ALLOTMENT),
+        proven: true,
         concurrency: Some(16),
         availability: Availability::Free,
     });
@@ -743,5 +744,6 @@ fn snapshot(cells: u32) -> Snapshot {
         version: 1,
         tasks: Arc::new([(*task).clone()].into_iter().collect()),
         markets: [(Arc::clone(&task.id), Arc::new(market))].into(),
+        ..Snapshot::default()
     }
 }
