@@ -1,5 +1,6 @@
 //! What scores pay for, and whether validators agree, simulated with production scores, router,
-//! draws, dues and bursts: `cargo run --release --example incentive_simulation`.
+//! draws, dues and bursts: `cargo run --release --example incentive_simulation`,
+//! or with a number of seeds such as `1`.
 
 #[path = "../tests/scoring/simulation.rs"]
 mod simulation;
@@ -8,8 +9,9 @@ use taugate::scoring::Profile;
 
 use self::simulation::{JOINS, Trick, agreement, gain, two_validators, with_trick};
 
-const TRICKS: [Trick; 8] = [
+const TRICKS: [Trick; 9] = [
     Trick::TenTimes,
+    Trick::TenTimesOfAQuarter,
     Trick::FourHotkeys,
     Trick::Rotating,
     Trick::TwoTasks,
@@ -21,50 +23,65 @@ const TRICKS: [Trick; 8] = [
 
 const PERIODS: u64 = 50;
 
-const SEEDS: [u64; 3] = [1, 2, 3];
+/// Runs of each; another number may follow the command.
+const SEEDS: u64 = 3;
+
+/// Scores are looked at in every such period.
+const LOOK_EVERY: u64 = 5;
 
 #[expect(clippy::print_stdout, reason = "this is a command's output")]
 fn main() {
-    println!("Two validators, shares 0.7 and 0.3, over 200 honest miners, 24 periods, 3 seeds;");
+    let seeds = std::env::args().nth(1).and_then(|seeds| seeds.parse().ok());
+    let seeds: Vec<u64> = (1..=seeds.unwrap_or(SEEDS)).collect();
+    println!(
+        "Two validators, shares 0.7 and 0.3, over 200 honest miners, 24 periods, {} seeds;",
+        seeds.len()
+    );
     println!("the one's clients ask for 60 % of its allotments, the other only checks.");
     println!(
         "{:15} {:>12} {:>24}",
         "rule", "correlation", "half the difference, %"
     );
-    let worlds = SEEDS.map(|seed| {
-        let mut worlds = two_validators(200, seed);
-        for world in &mut worlds {
-            (0..24).for_each(|_| world.turn());
-        }
-        worlds
-    });
+    let worlds: Vec<_> = seeds
+        .iter()
+        .map(|seed| {
+            let mut worlds = two_validators(200, *seed);
+            for world in &mut worlds {
+                (0..24).for_each(|_| world.turn());
+            }
+            worlds
+        })
+        .collect();
     for name in Profile::NAMES {
         let profile = Profile::named(name).unwrap_or_default();
-        say(
-            name,
-            worlds.each_ref().map(|[busy, quiet]| {
-                let [one, other] = [busy, quiet].map(|world| world.standing(name, profile.clone()));
-                agreement(&one.weights, &other.weights)
-            }),
-        );
+        let compared = worlds.iter().map(|[busy, quiet]| {
+            let [one, other] = [busy, quiet].map(|world| world.standing(name, profile.clone()));
+            agreement(&one.weights, &other.weights)
+        });
+        say(name, &compared.collect::<Vec<_>>());
     }
-    let by_query = |[busy, quiet]: &[_; 2]| served(busy, quiet);
-    say("approach 2", worlds.each_ref().map(by_query));
+    let compared = worlds
+        .iter()
+        .map(|[busy, quiet]| agreement(&busy.served(), &quiet.served()));
+    say("approach 2", &compared.collect::<Vec<_>>());
 
     println!(
         "\nWhat all hotkeys of a miner get, over its honest twin: the last of {PERIODS} periods"
     );
-    println!("(the largest from the second on), {} seeds.", SEEDS.len());
-    print!("{:13}", "");
+    println!("(the largest of every fifth), {} seeds.", seeds.len());
+    print!("{:19}", "");
     for name in Profile::NAMES {
         print!(" {name:>17}");
     }
     println!();
     for trick in TRICKS {
-        print!("{:13}", format!("{trick:?}"));
-        let found = SEEDS.map(|seed| all_gains(trick, seed));
+        print!("{:19}", format!("{trick:?}"));
+        let found = seeds
+            .iter()
+            .map(|seed| all_gains(trick, *seed))
+            .collect::<Vec<_>>();
         for at in 0..Profile::NAMES.len() {
-            let last: f64 = found.iter().map(|one| one[at].0).sum::<f64>() / 3.0;
+            let last = mean(found.iter().map(|one| one[at].0));
             let largest = found.iter().map(|one| one[at].1).fold(0.0, f64::max);
             print!(" {:>17}", format!("{last:.3} ({largest:.3})"));
         }
@@ -83,14 +100,15 @@ fn main() {
     }
 }
 
-fn served(busy: &simulation::World, quiet: &simulation::World) -> (f64, f64) {
-    agreement(&busy.served(), &quiet.served())
+fn mean(values: impl Iterator<Item = f64>) -> f64 {
+    let (sum, count) = values.fold((0.0, 0.0), |(sum, count), value| (sum + value, count + 1.0));
+    sum / f64::max(count, 1.0)
 }
 
 #[expect(clippy::print_stdout, reason = "this is a command's output")]
-fn say(name: &str, found: [(f64, f64); 3]) {
-    let correlation: f64 = found.iter().map(|one| one.0).sum::<f64>() / 3.0;
-    let apart: f64 = found.iter().map(|one| one.1).sum::<f64>() / 3.0;
+fn say(name: &str, found: &[(f64, f64)]) {
+    let correlation = mean(found.iter().map(|one| one.0));
+    let apart = mean(found.iter().map(|one| one.1));
     println!("{name:15} {correlation:>12.4} {:>24.2}", apart * 100.0);
 }
 
@@ -100,6 +118,9 @@ fn all_gains(trick: Trick, seed: u64) -> Vec<(f64, f64)> {
     let mut gains = vec![(0.0, 0.0_f64); Profile::NAMES.len()];
     for period in 1..=PERIODS {
         world.turn();
+        if !period.is_multiple_of(LOOK_EVERY) {
+            continue;
+        }
         for (name, gain_of) in Profile::NAMES.into_iter().zip(&mut gains) {
             let profile = Profile::named(name).unwrap_or_default();
             let found = gain(&world.standing(name, profile));

@@ -24,6 +24,13 @@ fn n36_who_declares_ten_times_what_it_serves_never_scores_above_its_twin() {
     assert!(largest <= 1.0 + 5e-3, "{largest}");
 }
 
+/// The limit of it: a validator that may ask for a quarter sees no more than a machine can do.
+#[test]
+fn a_validator_of_little_stake_cannot_tell_a_claim_up_to_the_whole_machine() {
+    let (_, last) = gains(Trick::TenTimesOfAQuarter, 8);
+    assert!((1.0..=4.05).contains(&last), "{last}");
+}
+
 #[test]
 fn one_machine_behind_many_hotkeys_or_two_tasks_is_paid_as_one() {
     for trick in [Trick::FourHotkeys, Trick::Rotating, Trick::TwoTasks] {

@@ -737,6 +737,8 @@ pub(crate) fn two_validators(miners: u16, seed: u64) -> [World; 2] {
 pub(crate) enum Trick {
     /// Declares ten times what it serves.
     TenTimes,
+    /// The same, towards a validator with a quarter of all stake.
+    TenTimesOfAQuarter,
     /// Stands behind four hotkeys, each of which declares all of it.
     FourHotkeys,
     /// Stands behind five hotkeys with a third of it each, three of which answer in any window.
@@ -790,7 +792,7 @@ pub(crate) fn with_trick(trick: Trick, seed: u64) -> World {
     }
     let add = |number: u16, declared: u64| Cell::of(FIRST + number, own, declared);
     match trick {
-        Trick::TenTimes => cells.push(add(0, whole * 10)),
+        Trick::TenTimes | Trick::TenTimesOfAQuarter => cells.push(add(0, whole * 10)),
         Trick::FourHotkeys => cells.extend((0..4).map(|number| add(number, whole))),
         Trick::Rotating => cells.extend((0..5).map(|number| {
             let first = usize::from(number);
@@ -817,7 +819,11 @@ pub(crate) fn with_trick(trick: Trick, seed: u64) -> World {
         tasks,
         paced: false,
         validator: Validator {
-            share: 1.0,
+            share: if trick == Trick::TenTimesOfAQuarter {
+                0.25
+            } else {
+                1.0
+            },
             organic: 0.3,
         },
         seed,
@@ -830,6 +836,7 @@ fn tricky(trick: Trick, honest: Machine) -> Machine {
         Trick::Polite => Beyond::Refuses,
         Trick::Failing => Beyond::Fails,
         Trick::TenTimes
+        | Trick::TenTimesOfAQuarter
         | Trick::FourHotkeys
         | Trick::Rotating
         | Trick::TwoTasks
