@@ -20,6 +20,7 @@ pub mod payload;
 pub mod record;
 pub mod relay;
 pub mod settle;
+pub mod shapes;
 pub mod trace;
 pub mod waiting;
 pub mod whole;
@@ -138,6 +139,8 @@ pub struct Calls {
     pub trace: trace::TraceSettings,
     /// Calls that wait for a free miner.
     pub waiting: waiting::Waiting,
+    /// What clients' requests look like.
+    pub shapes: shapes::Shapes,
     /// Checks that run, and give way to clients' calls.
     pub checks: Arc<displaced::Checks>,
     /// How many failed attempts may be tried again: a part of all calls, so that failing
@@ -241,6 +244,9 @@ impl Calls {
     /// Dropping that cancels the call.
     pub fn start(self: &Arc<Self>, pool: &Arc<Pool>, admitted: Admitted) -> Answer {
         self.retries.load().deposit();
+        if admitted.origin == Origin::Organic {
+            self.shapes.note(&admitted, pool.number());
+        }
         let bytes_max = admitted.task.limits.answer_bytes_max;
         let (outlet, answer) = outlet::pair(bytes_max);
         let run = attempt::run(Arc::clone(self), Arc::clone(pool), admitted, outlet);

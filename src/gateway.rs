@@ -2,6 +2,7 @@
 //! their order of end.
 
 mod build;
+mod checking;
 mod drain;
 mod follow;
 mod health;
@@ -35,8 +36,11 @@ use crate::registry::Registry;
 use crate::scoring::scorer::Scorer;
 use crate::store::sqlite::{OpenError, SqliteStore};
 use crate::store::{BookRow, Health, StoreFault};
+use crate::synthetic::driver::Driver;
+use crate::synthetic::judge::Judge;
 use crate::telemetry::Instruments;
 
+use self::checking::Checking;
 use self::seals::Seals;
 use self::supervisor::Supervisor;
 
@@ -52,6 +56,7 @@ pub struct Gateway {
     books: Arc<Books>,
     registry: Arc<Registry>,
     calls: Arc<Calls>,
+    checks: Checking,
     keys: Arc<KeyRing>,
     instruments: Arc<Instruments>,
     scorer: Arc<Scorer>,
@@ -118,6 +123,9 @@ pub enum StartError {
     /// The validator's hotkey.
     #[error("the validator's hotkey cannot be read: {0}")]
     Hotkey(#[from] KeyFileError),
+    /// The secret of the prompts of checks.
+    #[error("the operating system gives no random bytes")]
+    Randomness,
     /// A development hotkey could not be made.
     #[error("cannot make a development hotkey: {0}")]
     Secret(#[from] SecretError),
@@ -218,6 +226,18 @@ impl Gateway {
         &self.calls
     }
 
+    /// What sends its checks.
+    #[must_use]
+    pub const fn driver(&self) -> &Arc<Driver> {
+        &self.checks.driver
+    }
+
+    /// What judges its miners' answers.
+    #[must_use]
+    pub const fn judge(&self) -> &Arc<Judge> {
+        &self.checks.judge
+    }
+
     /// Its store.
     #[must_use]
     pub const fn store(&self) -> &Arc<SqliteStore> {
@@ -288,6 +308,8 @@ impl Gateway {
         let period = Duration::from_secs(u64::from(books.length().secs()));
         let scores = scores::run(Arc::clone(&self.scorer), period, stop.clone());
         self.supervisor.spawn("scores", stop, scores);
+        let judge = Arc::clone(&self.checks.judge).run(stop.clone());
+        self.supervisor.spawn("findings", stop, judge);
         let seals = self.seals().run(stop.clone());
         self.supervisor.spawn("seals", stop, seals);
         let teller = health::Teller {

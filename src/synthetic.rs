@@ -13,13 +13,18 @@ pub mod bursts;
 pub mod demonstration;
 pub mod desk;
 pub mod draw;
+pub mod driver;
 pub mod due;
+pub mod finding;
 mod flight;
 pub mod forecast;
+pub mod judge;
+pub mod material;
 pub mod measure;
 pub mod pacing;
 pub mod plan;
 pub mod planner;
+pub mod prompt;
 mod running;
 pub mod settings;
 

@@ -17,6 +17,7 @@ use super::outlet::{Event, Outlet};
 use super::payload::{says_nothing_yet, text_only};
 use super::record::Attempt;
 use super::settle::{Ending, Guard};
+use super::shapes::roundly;
 use super::waiting::Place;
 use super::{Admitted, CallError, Calls, Stage};
 use crate::books::HoldError;
@@ -26,7 +27,7 @@ use crate::proto::v1;
 use crate::registry::snapshot::Offer;
 use crate::routing::{NoChoice, Wish};
 
-/// A miner that holds what the call needs.
+/// Who holds what the call needs.
 struct Chosen {
     offer: Offer,
     held: Reservation,
@@ -479,10 +480,9 @@ async fn reach(
     choices: u32,
     rest: Duration,
 ) -> Result<(MinerStream, v1::Delta), DispatchError> {
-    // A miner that sends nothing but nothing is not waited for long.
-    const EMPTY_MAX: usize = 1024;
+    const EMPTY_MAX: usize = 1024; // A miner that sends nothing is not waited for long.
     // The miner hears a deadline a little before ours, so that its word still arrives.
-    let told = rest.saturating_sub((rest / 20).max(Duration::from_millis(20)));
+    let told = roundly(rest.saturating_sub((rest / 20).max(Duration::from_millis(20))));
     let mut stream = MinerStream::dispatch(pool, &offer.miner, request, told).await?;
     for _ in 0..EMPTY_MAX {
         match stream.next().await? {

@@ -22,6 +22,7 @@ use crate::identity::key_ring::Client;
 use crate::miner_client::Pool;
 use crate::proto::v1;
 use crate::registry::snapshot::{Market, Snapshot};
+use crate::synthetic::judge::Judge;
 use crate::task::{Task, TaskKind};
 
 /// Reads receipts of the past.
@@ -43,6 +44,7 @@ pub struct Inference {
     calls: Arc<Calls>,
     pool: Arc<Pool>,
     receipts: Arc<dyn Receipts>,
+    judge: Arc<Judge>,
 }
 
 type Events = Pin<Box<dyn Stream<Item = Result<v1::StreamGenerateResponse, Status>> + Send>>;
@@ -52,11 +54,17 @@ type Events = Pin<Box<dyn Stream<Item = Result<v1::StreamGenerateResponse, Statu
 impl Inference {
     /// The service of a shard with its own connections to miners.
     #[must_use]
-    pub fn new(calls: Arc<Calls>, pool: Arc<Pool>, receipts: Arc<dyn Receipts>) -> Self {
+    pub const fn new(
+        calls: Arc<Calls>,
+        pool: Arc<Pool>,
+        receipts: Arc<dyn Receipts>,
+        judge: Arc<Judge>,
+    ) -> Self {
         Self {
             calls,
             pool,
             receipts,
+            judge,
         }
     }
 
@@ -89,6 +97,8 @@ impl Inference {
         let latest = now + task.limits.total;
         let deadline = deadline.map_or(now + task.limits.default_deadline, Deadline::at);
         let id = books.next_call(table.period());
+        // A check is there to be judged.
+        let seen = pinned.is_some() || client.shows(id.call);
         let admitted = Admitted {
             id,
             admitted_ms,
@@ -107,7 +117,7 @@ impl Inference {
             },
             pinned,
             due: None,
-            witness: None,
+            witness: seen.then(|| self.judge.witness(shown(&request))),
             explain: request.explain,
             labels: sorted(&request),
             table,
@@ -155,6 +165,16 @@ impl Inference {
                 Refusal::Internal(Some(part.id))
             }
         }
+    }
+}
+
+/// A request as who judges its answer sees it: without what speaks of the client.
+fn shown(request: &v1::GenerateRequest) -> v1::GenerateRequest {
+    v1::GenerateRequest {
+        task: request.task.clone(),
+        payload: request.payload.clone(),
+        check: request.check.clone(),
+        ..v1::GenerateRequest::default()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -15,6 +16,7 @@ use tonic_health::server::HealthReporter;
 use tower::Layer as _;
 use tower::retry::budget::TpsBudget;
 
+use super::checking::Checking;
 use super::readers::Callers;
 use super::receipts::StoreReceipts;
 use super::supervisor::Supervisor;
@@ -22,6 +24,7 @@ use super::{Addresses, Gateway, StartError, Stops};
 use crate::admin::Admin;
 use crate::admin::board::Sources;
 use crate::books::{Books, BooksSettings};
+use crate::call::shapes::Shapes;
 use crate::call::trace::TraceSettings;
 use crate::call::waiting::Waiting;
 use crate::call::{CallSettings, Calls};
@@ -73,6 +76,7 @@ pub struct Parts {
     books: Arc<Books>,
     registry: Arc<Registry>,
     calls: Arc<Calls>,
+    checks: Checking,
     keys: Arc<KeyRing>,
     instruments: Arc<Instruments>,
     scorer: Arc<Scorer>,
@@ -131,7 +135,9 @@ impl Parts {
         let scorer = Arc::new(scorer(config, &store, &registry, &books));
         let stops = Stops::default();
         let calls = Arc::new(calls(config, &books, &registry, &instruments, &stops));
+        let checks = Checking::new(&calls, &store, &clock)?;
         Ok(Self {
+            checks,
             keypair,
             clock,
             store,
@@ -231,6 +237,7 @@ fn calls(
             slow: config.telemetry.trace_slow,
         },
         waiting: Waiting::new(limits.waiting_per_task_max),
+        shapes: Shapes::default(),
         checks: Arc::default(),
         retries: ArcSwap::from_pointee(retries(limits)),
         capacity: ArcSwap::default(),
@@ -354,6 +361,7 @@ fn finish(
         books: parts.books,
         registry: parts.registry,
         calls: parts.calls,
+        checks: parts.checks,
         keys: parts.keys,
         instruments: parts.instruments,
         scorer: parts.scorer,
@@ -423,12 +431,21 @@ where
     let gate = Gate::new(Arc::clone(&parts.keys), Arc::clone(&parts.clock));
     let (calls, store) = (Arc::clone(&parts.calls), Arc::clone(&parts.store));
     let caller = Arc::new(caller(parts, config));
+    let checks = parts.checks.clone();
     let decode_max = config.limits.request_bytes_max;
+    let pools = Arc::new(AtomicU32::new(0));
     Ok(move || {
         // Each shard has its own connections to miners.
-        let pool = Arc::new(Pool::new(PoolSettings::default(), Arc::clone(&caller)));
+        let number = pools.fetch_add(1, Ordering::Relaxed);
+        let pool = Arc::new(Pool::numbered(
+            number,
+            PoolSettings::default(),
+            Arc::clone(&caller),
+        ));
+        checks.lanes.open(&calls, &pool);
         let receipts = Arc::new(StoreReceipts(Arc::clone(&store)));
-        let inference = Inference::new(Arc::clone(&calls), pool, receipts);
+        let judge = Arc::clone(&checks.judge);
+        let inference = Inference::new(Arc::clone(&calls), pool, receipts, judge);
         let inference =
             InferenceServiceServer::new(inference).max_decoding_message_size(decode_max);
         let routes = Routes::new(inference)

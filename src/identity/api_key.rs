@@ -22,6 +22,8 @@ pub struct StoredKey {
     pub scopes: Vec<Scope>,
     /// Whether its calls go to miners only that have proven their capacity.
     pub proven_only: bool,
+    /// Of a thousand of its answers so many may be shown to who judges miners; 0: none.
+    pub sample_permille: u16,
     /// When it was made, Unix milliseconds.
     pub created_ms: u64,
     /// From when on it is refused, Unix milliseconds; `None`: never.

@@ -47,6 +47,8 @@ pub struct KeyGrant {
     pub tasks: Option<Vec<TaskId>>,
     /// Whether it may send checks.
     pub check: bool,
+    /// Of a thousand answers so many may be shown to who judges miners.
+    pub sample_permille: u16,
     /// From when on it is refused, Unix milliseconds.
     pub expires_ms: Option<u64>,
 }
@@ -101,6 +103,15 @@ impl Client {
         tasks.is_none_or(|tasks| tasks.iter().any(|known| **known == *task))
     }
 
+    /// Whether the answer of its call of that number may be shown to who judges miners.
+    #[must_use]
+    pub fn shows(&self, call: u64) -> bool {
+        let permille = self.0.as_ref().map_or(0, |key| key.sample_permille);
+        // Spread over calls as if drawn, without a draw.
+        let place = call.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        place.wrapping_mul(1000) >> 32 < u64::from(permille)
+    }
+
     /// Whether it may send checks. Nobody may without a key.
     #[must_use]
     pub fn may_check(&self) -> bool {
@@ -131,6 +142,7 @@ impl NewKey {
             tasks: grant.tasks,
             scopes,
             proven_only: false,
+            sample_permille: grant.sample_permille.min(1000),
             created_ms: now_ms,
             expires_ms: grant.expires_ms,
             revoked_ms: None,

@@ -47,6 +47,8 @@ pub struct PoolSettings {
 /// One shard's connections.
 #[derive(Debug)]
 pub struct Pool {
+    /// Tells the shards' pools apart.
+    number: u32,
     settings: PoolSettings,
     caller: Arc<Caller>,
     /// By hotkey. Bounded by the miners that are registered: idle ones are swept.
@@ -114,11 +116,24 @@ impl Pool {
     /// An empty pool; one for each shard.
     #[must_use]
     pub fn new(settings: PoolSettings, caller: Arc<Caller>) -> Self {
+        Self::numbered(0, settings, caller)
+    }
+
+    /// An empty pool of that number.
+    #[must_use]
+    pub fn numbered(number: u32, settings: PoolSettings, caller: Arc<Caller>) -> Self {
         Self {
+            number,
             settings,
             caller,
             slots: Mutex::new(HashMap::new()),
         }
+    }
+
+    /// Its number among the shards' pools.
+    #[must_use]
+    pub const fn number(&self) -> u32 {
+        self.number
     }
 
     /// How the connections behave.

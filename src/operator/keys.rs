@@ -54,6 +54,10 @@ enum StoredKeyCommand {
         /// Let it send checks that are pinned to a miner.
         #[arg(long)]
         check: bool,
+        /// Show so many of a thousand of its answers to who judges miners. Without: none.
+        #[arg(long, value_name = "PERMILLE", default_value_t = 0,
+              value_parser = clap::value_parser!(u16).range(0..=1000))]
+        sample: u16,
         /// Refuse it after so many days.
         #[arg(long, value_parser = clap::value_parser!(u64).range(1..=36_500))]
         days: Option<u64>,
@@ -102,6 +106,7 @@ impl StoredKeyCommand {
                 name,
                 tasks,
                 check,
+                sample,
                 days,
             } => {
                 for task in tasks.iter().filter(|task| !known(config, task)) {
@@ -113,6 +118,7 @@ impl StoredKeyCommand {
                     name,
                     tasks: Some(tasks).filter(|tasks| !tasks.is_empty()),
                     check,
+                    sample_permille: sample,
                     expires_ms: days.map(lasts),
                 };
                 create(config, grant, now_ms, say)

@@ -56,6 +56,7 @@ mod backup;
 mod cells;
 mod demonstrations;
 mod exchange;
+mod findings;
 mod history;
 mod identity;
 mod key_table;

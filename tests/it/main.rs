@@ -21,3 +21,4 @@ mod slow;
 mod strangers;
 mod support;
 mod turns;
+mod unlinkable;

@@ -91,6 +91,7 @@ async fn a_nonce_is_good_once_and_keys_are_kept() {
         tasks: Some(vec!["chat".into(), "with \"quotes\" and, commas".into()]),
         scopes: vec![Scope::Generate, Scope::Check],
         proven_only: true,
+        sample_permille: 250,
         created_ms: NOW_MS,
         expires_ms: Some(NOW_MS + 1),
         revoked_ms: None,

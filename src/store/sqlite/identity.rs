@@ -25,8 +25,8 @@ pub(super) fn put_key(conn: &Connection, key: &StoredKey) -> Result<(), RowFault
     let scopes: Vec<&str> = key.scopes.iter().map(|scope| scope.as_str()).collect();
     conn.prepare_cached(
         "INSERT OR REPLACE INTO api_key (public_id, sha256, name, tasks, scopes, proven_only,
-             created_ms, expires_ms, revoked_ms, last_used_ms)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+             created_ms, expires_ms, revoked_ms, last_used_ms, sample_permille)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
     )?
     .execute(params![
         &*key.public_id,
@@ -39,6 +39,7 @@ pub(super) fn put_key(conn: &Connection, key: &StoredKey) -> Result<(), RowFault
         key.expires_ms.map(int),
         key.revoked_ms.map(int),
         key.last_used_ms.map(int),
+        key.sample_permille,
     ])?;
     changed(conn)
 }
@@ -74,7 +75,7 @@ pub(super) fn note_key_uses(conn: &Connection, uses: &[(Arc<str>, u64)]) -> Kept
 pub(super) fn keys(conn: &Connection) -> Result<Vec<StoredKey>, RowFault> {
     conn.prepare_cached(
         "SELECT public_id, sha256, name, tasks, scopes, proven_only, created_ms, expires_ms,
-             revoked_ms, last_used_ms FROM api_key ORDER BY created_ms, public_id",
+             revoked_ms, last_used_ms, sample_permille FROM api_key ORDER BY created_ms, public_id",
     )?
     .query_and_then([], key_of)?
     .collect()
@@ -105,6 +106,7 @@ fn key_of(row: &Row<'_>) -> Result<StoredKey, RowFault> {
         expires_ms: instant(row.get(7)?)?,
         revoked_ms: instant(row.get(8)?)?,
         last_used_ms: instant(row.get(9)?)?,
+        sample_permille: row.get(10)?,
     })
 }
 

@@ -153,11 +153,7 @@ pub(super) fn receipt(
     id: RequestId,
 ) -> Result<Option<StoredReceipt>, RowFault> {
     let snapshot = conn.unchecked_transaction()?;
-    let found = match last_receipt(&snapshot, id, "receipt_end WHERE finish <> 0")? {
-        Some(end) => Some(end),
-        None => last_receipt(&snapshot, id, "receipt_part WHERE finish = 0")?,
-    };
-    let Some(placed) = found else {
+    let Some(placed) = last_receipt(&snapshot, id)? else {
         return Ok(None);
     };
     let mut receipt = placed.receipt;
@@ -173,8 +169,19 @@ pub(super) fn receipt(
     }))
 }
 
+/// The last receipt of a call, as it was written: its end, or else its last part.
+pub(super) fn last_receipt(
+    conn: &Connection,
+    id: RequestId,
+) -> Result<Option<PlacedReceipt>, RowFault> {
+    match last_of(conn, id, "receipt_end WHERE finish <> 0")? {
+        Some(end) => Ok(Some(end)),
+        None => last_of(conn, id, "receipt_part WHERE finish = 0"),
+    }
+}
+
 /// The last receipt of a call among those of an index.
-fn last_receipt(
+fn last_of(
     conn: &Connection,
     id: RequestId,
     among: &str,

@@ -292,6 +292,9 @@ CREATE TABLE history (
     failed INTEGER NOT NULL,
     PRIMARY KEY (period, cell)
 ) STRICT, WITHOUT ROWID;
+
+-- Of a thousand of a key's answers so many may be shown to who judges miners.
+ALTER TABLE api_key ADD COLUMN sample_permille INTEGER NOT NULL DEFAULT 0;
 ";
 
 /// The version that this program writes.

@@ -81,6 +81,8 @@ impl Upkeep {
         let seals_from = int(self.rules.keep_seals_from().start_s());
         conn.prepare_cached("DELETE FROM seal WHERE period < ?1")?
             .execute([seals_from])?;
+        conn.prepare_cached("DELETE FROM finding WHERE period < ?1")?
+            .execute([seals_from])?;
         let keep_from_ms = keep_from.saturating_mul(1000);
         let claims = conn
             .prepare_cached(

@@ -174,7 +174,9 @@ async fn n30_a_thousand_panics_leave_nothing_behind() {
         idle: Duration::ZERO,
         ..PoolSettings::default()
     });
-    let inference = Inference::new(Arc::clone(&calls), Arc::clone(&pool), Arc::new(NoReceipts));
+    let judge = Arc::clone(gateway.gateway.judge());
+    let receipts = Arc::new(NoReceipts);
+    let inference = Inference::new(Arc::clone(&calls), Arc::clone(&pool), receipts, judge);
     let lanes = (0..LANES).map(|seed| lane(&inference, &miner, &calls.vitals, seed));
     let seen = futures_util::future::join_all(lanes).await;
     let with_text: usize = seen.iter().map(|seen| seen.with_text).sum();
@@ -231,7 +233,8 @@ async fn n30_the_client_of_a_panic_reads_no_word_of_it() {
     gateway.declare("//One", &miner, 100_000, 2).await;
     let pool = pool(PoolSettings::default());
     let calls = Arc::clone(gateway.gateway.calls());
-    let inference = Inference::new(calls, pool, Arc::new(NoReceipts));
+    let judge = Arc::clone(gateway.gateway.judge());
+    let inference = Inference::new(calls, pool, Arc::new(NoReceipts), judge);
     let heard = ask(&inference, Arc::new(Trap(AtomicI32::new(1)))).await;
     let status: Status = heard.status.expect("a status");
     assert_eq!(status.code(), tonic::Code::Internal);

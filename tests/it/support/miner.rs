@@ -60,6 +60,8 @@ struct State {
     seen: Mutex<Vec<v1::MinerGenerateRequest>>,
     metadata: Mutex<Vec<tonic::metadata::MetadataMap>>,
     proof: Mutex<Option<Keypair>>,
+    arrivals: Mutex<Vec<tokio::time::Instant>>,
+    connections: AtomicUsize,
     cancelled: AtomicUsize,
     running: AtomicUsize,
     /// How many waits may end.
@@ -81,6 +83,8 @@ impl FakeMiner {
             seen: Mutex::new(Vec::new()),
             metadata: Mutex::new(Vec::new()),
             proof: Mutex::new(None),
+            arrivals: Mutex::new(Vec::new()),
+            connections: AtomicUsize::new(0),
             cancelled: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             go_on: Semaphore::new(0),
@@ -118,6 +122,16 @@ impl FakeMiner {
         self.state.metadata.lock().clone()
     }
 
+    /// When they came.
+    pub(crate) fn arrivals(&self) -> Vec<tokio::time::Instant> {
+        self.state.arrivals.lock().clone()
+    }
+
+    /// Connections that were opened to it.
+    pub(crate) fn connections(&self) -> usize {
+        self.state.connections.load(Ordering::SeqCst)
+    }
+
     /// Calls that the gateway left before their end.
     pub(crate) fn cancelled(&self) -> usize {
         self.state.cancelled.load(Ordering::SeqCst)
@@ -141,6 +155,7 @@ impl FakeMiner {
     async fn accept(self, listener: TcpListener) {
         let stop = self.state.stop.clone();
         while let Some(Ok((stream, _))) = stop.run_until_cancelled(listener.accept()).await {
+            self.state.connections.fetch_add(1, Ordering::SeqCst);
             let service = MinerServiceServer::new(self.clone());
             let dead = self.state.dead.lock().clone();
             tokio::task::spawn(async move {
@@ -182,8 +197,14 @@ impl MinerService for FakeMiner {
         &self,
         request: Request<v1::MinerGenerateRequest>,
     ) -> Result<Response<Messages>, Status> {
-        self.state.metadata.lock().push(request.metadata().clone());
-        self.state.seen.lock().push(request.into_inner());
+        let arrived = tokio::time::Instant::now();
+        {
+            // Together, so that the places in all three are of one request.
+            let mut seen = self.state.seen.lock();
+            self.state.metadata.lock().push(request.metadata().clone());
+            self.state.arrivals.lock().push(arrived);
+            seen.push(request.into_inner());
+        }
         self.state.running.fetch_add(1, Ordering::SeqCst);
         let mut running = Running(Arc::clone(&self.state), false);
         let before = self.state.before_headers.lock().clone();
