@@ -1,5 +1,6 @@
 //! `ConsumptionService`: convert, call, convert.
 
+mod checks;
 mod scores;
 mod sessions;
 
@@ -14,6 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use self::checks::{Checkers, Plans};
 use self::sessions::{Consumer, Session, Sessions};
 use super::signed::Caller;
 use super::status::{Excess, FieldFault, Refusal};
@@ -27,6 +29,8 @@ use crate::report::feed::{self, Feed, RoundError, View};
 use crate::report::readers::Readers;
 use crate::report::{Reach, ReportStore, SealRow, wire};
 use crate::scoring::scorer::{ScoreError, Scorer};
+use crate::synthetic::finding::FindingStore;
+use crate::synthetic::judge::Judge;
 
 /// How often a consumer hears at least.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -60,6 +64,10 @@ pub struct Reports {
     pub readers: Arc<Readers>,
     /// Scores miners.
     pub scorer: Arc<Scorer>,
+    /// What judges answers.
+    pub judge: Arc<Judge>,
+    /// Where findings are kept.
+    pub findings: Arc<dyn FindingStore>,
     /// Rises when much was consumed.
     pub news: watch::Sender<u64>,
     /// Ends all streams.
@@ -71,13 +79,13 @@ pub struct Reports {
 pub struct Consumption {
     with: Reports,
     sessions: Arc<Sessions>,
+    checkers: Checkers,
     asks: Arc<Pace<Hotkey>>,
     /// One ack at a time: each is compared with the one before.
     acking: Arc<tokio::sync::Mutex<()>>,
 }
 
 type Entries = Pin<Box<dyn Stream<Item = Result<v1::WatchResponse, Status>> + Send>>;
-type Plans = Pin<Box<dyn Stream<Item = Result<v1::WatchPlanResponse, Status>> + Send>>;
 
 // === impl Consumption ===
 
@@ -85,7 +93,9 @@ impl Consumption {
     /// The service.
     #[must_use]
     pub fn new(with: Reports) -> Self {
+        let (judge, findings) = (Arc::clone(&with.judge), Arc::clone(&with.findings));
         Self {
+            checkers: Checkers::new(judge, findings, with.stop.clone()),
             with,
             sessions: Arc::default(),
             asks: Arc::new(Pace::new(ASK_EACH, ASKS, PACES_MAX)),
@@ -100,6 +110,16 @@ impl Consumption {
         let stepped = self.asks.step(caller, self.with.books.unix_ms());
         stepped.map_err(|wait| Refusal::RateLimited(Excess::Reports, wait))?;
         Ok(caller)
+    }
+
+    /// Refuses whoever may not see everything.
+    fn validator<T>(&self, request: &Request<T>) -> Result<(), Refusal> {
+        let caller = self.caller(request)?;
+        if self.with.readers.view(caller) == View::All {
+            Ok(())
+        } else {
+            Err(Refusal::Forbidden)
+        }
     }
 
     /// Takes a consumer's ack when it is its own, was sent, and is no step back.
@@ -247,16 +267,20 @@ impl v1::consumption_service_server::ConsumptionService for Consumption {
 
     async fn watch_plan(
         &self,
-        _: Request<v1::WatchPlanRequest>,
+        request: Request<v1::WatchPlanRequest>,
     ) -> Result<Response<Plans>, Status> {
-        Err(Refusal::Unimplemented("plans of checks").into())
+        self.validator(&request)?;
+        let answers = self.checkers.watch(request.into_inner().tasks)?;
+        Ok(Response::new(answers))
     }
 
     async fn submit_check(
         &self,
-        _: Request<v1::SubmitCheckRequest>,
+        request: Request<v1::SubmitCheckRequest>,
     ) -> Result<Response<v1::SubmitCheckResponse>, Status> {
-        Err(Refusal::Unimplemented("checks").into())
+        self.validator(&request)?;
+        self.checkers.submit(request.into_inner()).await?;
+        Ok(Response::new(v1::SubmitCheckResponse {}))
     }
 
     async fn get_scores(

@@ -475,6 +475,8 @@ fn peer_routes(
         books: Arc::clone(&parts.books),
         readers: Arc::clone(&parts.readers),
         scorer: Arc::clone(&parts.scorer),
+        judge: Arc::clone(&parts.checks.judge),
+        findings: Arc::clone(&parts.store) as _,
         news: parts.news.clone(),
         stop: parts.stops.accept.clone(),
     });

@@ -10,6 +10,7 @@ mod defects;
 mod door;
 mod garbage;
 mod health;
+mod judging;
 mod keys;
 mod line;
 mod operator;

@@ -80,8 +80,19 @@ async fn keys_of_an_older_store_are_listed_and_revoked() {
     let older = rusqlite::Connection::open(place.store()).expect("the store");
     older
         .execute_batch(
-            "ALTER TABLE store DROP COLUMN copied; DROP TABLE planner; DROP TABLE plan;
+            "ALTER TABLE store DROP COLUMN copied;
+             ALTER TABLE api_key DROP COLUMN sample_permille; DROP TABLE planner; DROP TABLE plan;
              DROP TABLE burst; DROP TABLE demonstration; DROP TABLE finding; DROP TABLE history;
+             DROP TABLE receipt;
+             CREATE TABLE receipt (period INTEGER NOT NULL, inc INTEGER NOT NULL,
+                 off INTEGER NOT NULL, call INTEGER NOT NULL, origin INTEGER NOT NULL,
+                 finish INTEGER NOT NULL, quality INTEGER NOT NULL, units INTEGER NOT NULL,
+                 prompt_units INTEGER NOT NULL, admitted_ms INTEGER NOT NULL,
+                 client TEXT NOT NULL, task TEXT NOT NULL, held BLOB NOT NULL,
+                 attempts BLOB NOT NULL, digest BLOB NOT NULL, labels BLOB NOT NULL,
+                 claim INTEGER, crc INTEGER NOT NULL,
+                 PRIMARY KEY (period, inc, off)) STRICT, WITHOUT ROWID;
+             CREATE INDEX receipt_call ON receipt (period, inc, call);
              PRAGMA user_version = 4;",
         )
         .expect("it is as version 4 left it");

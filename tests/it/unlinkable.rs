@@ -284,7 +284,8 @@ async fn a_learner_hardly_tells_checks_from_requests_and_tells_fixed_ones_well()
         made.contains(&call_of(request))
     });
     let control = accuracy(&stream);
-    println!("about {calls} requests and {calls} checks: {tells:?}; fixed checks: {control:?}");
+    let told = format!("about {calls} of each: {tells:?}; fixed checks: {control:?}\n");
+    std::io::Write::write_all(&mut std::io::stderr(), told.as_bytes()).expect("a terminal");
     // A guess is right so often by chance, three standard deviations up.
     let chance = 1.5 / f64::from(u32::try_from(tells.held_out).expect("few")).sqrt();
     assert!(tells.best() <= 0.5 + chance.max(0.05), "{tells:?}");

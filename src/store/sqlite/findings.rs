@@ -60,7 +60,123 @@ impl FindingStore for SqliteStore {
 }
 
 impl LengthStore for SqliteStore {
-    fn lengths(conn: &Connection, task: &str, max: usize) -> Result<Vec<Length>, RowFault> {
+    fn lengths(&self, task: TaskId, max: usize) -> BoxFuture<'_, Result<Vec<Length>, StoreAway>> {
+        Box::pin(async move {
+            let read = move |conn: &Connection| lengths(conn, &task, max);
+            Ok(self.readers.read(read).await?)
+        })
+    }
+}
+
+fn put_built_in(conn: &Connection, findings: &[Finding]) -> Kept<()> {
+    let mut judged = conn.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM finding WHERE period = ?1 AND inc = ?2 AND call = ?3)",
+    )?;
+    for finding in findings {
+        let call = key(finding.id);
+        if !judged.query_row(call, |row| row.get::<_, bool>(0))? {
+            put(conn, finding)?;
+        }
+    }
+    Ok(())
+}
+
+fn put(conn: &Connection, finding: &Finding) -> Result<(), RowFault> {
+    let (period, inc, call) = key(finding.id);
+    conn.prepare_cached(
+        "INSERT INTO finding (period, inc, call, checker, cell, quality, units, duration_us, at_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+         ON CONFLICT DO UPDATE SET quality = excluded.quality, at_ms = excluded.at_ms
+         WHERE quality <> excluded.quality",
+    )?
+    .execute(params![
+        period,
+        inc,
+        call,
+        &*finding.checker,
+        cell_int(finding.cell),
+        millionths(finding.quality),
+        units_int(finding.units),
+        int(u64::try_from(finding.duration.as_micros()).unwrap_or(u64::MAX)),
+        int(finding.at_ms),
+    ])?;
+    Ok(())
+}
+
+fn submit(
+    conn: &Connection,
+    id: RequestId,
+    checker: &Arc<str>,
+    (quality, at_ms): (f64, u64),
+) -> Kept<Submitted> {
+    let Some(placed) = reader::last_receipt(conn, id)? else {
+        return Ok(Submitted::Unknown);
+    };
+    let attempts = placed.receipt.attempts.iter();
+    let Some(attempt) = attempts
+        .rev()
+        .find(|attempt| attempt.outcome == Outcome::Good)
+    else {
+        return Ok(Submitted::NotWhole);
+    };
+    conn.prepare_cached(
+        "DELETE FROM finding WHERE period = ?1 AND inc = ?2 AND call = ?3 AND checker = ?4",
+    )?
+    .execute(params![key(id).0, key(id).1, key(id).2, BUILT_IN])?;
+    let finding = Finding {
+        id,
+        checker: Arc::clone(checker),
+        cell: attempt.cell,
+        quality,
+        units: attempt.units,
+        duration: Duration::from_micros(attempt.duration_us),
+        at_ms,
+    };
+    put(conn, &finding)?;
+    Ok(Submitted::Kept)
+}
+
+fn findings(
+    conn: &Connection,
+    cell: CellId,
+    since_ms: u64,
+    max: usize,
+) -> Result<Vec<Finding>, RowFault> {
+    conn.prepare_cached(
+        "SELECT period, inc, call, checker, cell, quality, units, duration_us, at_ms FROM finding
+         WHERE cell = ?1 AND at_ms >= ?2 ORDER BY at_ms DESC, period DESC, inc DESC, call DESC
+         LIMIT ?3",
+    )?
+    .query_and_then(
+        (
+            cell_int(cell),
+            int(since_ms),
+            i64::try_from(max).unwrap_or(i64::MAX),
+        ),
+        finding_of,
+    )?
+    .collect()
+}
+
+fn finding_of(row: &Row<'_>) -> Result<Finding, RowFault> {
+    let number = |column: usize| uint(row.get(column)?, T);
+    let quality = u32::try_from(number(5)?).map_err(|_| RowFault::Damaged(T))?;
+    Ok(Finding {
+        id: RequestId {
+            period: Period::starting_at(number(0)?),
+            incarnation: Incarnation(number(1)?),
+            call: number(2)?,
+        },
+        checker: row.get(3)?,
+        cell: cell_id(row.get(4)?, T)?,
+        quality: f64::from(quality) / 1e6,
+        units: units(row.get(6)?, T)?,
+        duration: Duration::from_micros(number(7)?),
+        at_ms: number(8)?,
+    })
+}
+
+fn lengths(conn: &Connection, task: &str, max: usize) -> Result<Vec<Length>, RowFault> {
     let mut newest = conn.prepare_cached(&format!(
         "SELECT {RECEIPT_COLUMNS} FROM receipt WHERE origin = ?1 AND units > 0 AND finish <> 0
          ORDER BY period DESC, inc DESC, off DESC LIMIT ?2"
