@@ -17,7 +17,6 @@ use super::outlet::{Event, Outlet};
 use super::payload::{says_nothing_yet, text_only};
 use super::record::Attempt;
 use super::settle::{Ending, Guard};
-use super::shapes::roundly;
 use super::waiting::Place;
 use super::{Admitted, CallError, Calls, Stage};
 use crate::books::HoldError;
@@ -482,7 +481,7 @@ async fn reach(
 ) -> Result<(MinerStream, v1::Delta), DispatchError> {
     const EMPTY_MAX: usize = 1024; // A miner that sends nothing is not waited for long.
     // The miner hears a deadline a little before ours, so that its word still arrives.
-    let told = roundly(rest.saturating_sub((rest / 20).max(Duration::from_millis(20))));
+    let told = rest.saturating_sub((rest / 20).max(Duration::from_millis(20)));
     let mut stream = MinerStream::dispatch(pool, &offer.miner, request, told).await?;
     for _ in 0..EMPTY_MAX {
         match stream.next().await? {

@@ -148,19 +148,6 @@ fn given(rest: Duration) -> Duration {
     Duration::from_micros(u64::try_from(steps * STEP_US).unwrap_or(u64::MAX))
 }
 
-/// The time that a miner is told it has, so roundly that it does not tell how long the gateway
-/// took: a check takes less, as no client's message had to come in.
-#[must_use]
-pub(super) fn roundly(rest: Duration) -> Duration {
-    let step: u128 = match rest.as_millis() {
-        2000.. => 50_000,
-        200.. => 5_000,
-        _ => 1_000,
-    };
-    let steps = rest.as_micros() / step;
-    Duration::from_micros(u64::try_from(steps * step).unwrap_or(u64::MAX))
-}
-
 fn has_schema(format: &v1::ResponseFormat) -> bool {
     let schema = |format: &v1::response_format::Format| {
         matches!(format, v1::response_format::Format::JsonSchema(_))

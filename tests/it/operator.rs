@@ -131,6 +131,7 @@ async fn calls(gateway: &Process) -> u64 {
     let mut units = 0;
     for _ in 0..3 {
         let heard = Heard::of(client.stream_generate(chat("hello")).await).await;
+        assert!(heard.completed.is_some(), "{:?}", heard.status);
         let completed = heard.completed.expect("a whole answer");
         assert!(completed.recorded);
         units += completed.usage.expect("usage").units;

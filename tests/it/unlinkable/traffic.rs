@@ -175,7 +175,7 @@ pub(super) fn stream(
                 f64::from(u8::from(sampling.seed.is_some())),
                 number(chat.stop.len()),
                 told,
-                (told * 20.0).fract(),
+                ((told * 2e6).round() / 1e6).fract(),
                 if timed { gap.as_secs_f64() } else { 0.0 },
                 of(char::is_uppercase),
                 of(char::is_whitespace),
