@@ -259,6 +259,7 @@ fn wish() -> Wish<'static> {
         units: CALL,
         exclude: &[],
         pinned: None,
+        proven_only: false,
         explain: false,
     }
 }

@@ -99,6 +99,9 @@ pub struct Admitted {
     pub origin: Origin,
     /// The hotkey of the one miner that may answer.
     pub pinned: Option<Arc<str>>,
+    /// Whether only miners may answer that have proven their capacity: its client asks for that,
+    /// or it holds for all clients here.
+    pub proven_only: bool,
     /// For a check: whether it is still due once it holds its units; `None`: it always is.
     pub due: Option<StillDue>,
     /// Who sees its answer beside the client; the call takes it.
@@ -168,6 +171,9 @@ pub enum CallError {
     /// The validator's own ceiling of the task is reached.
     #[error("the task's ceiling is reached")]
     Ceiling,
+    /// Those that could take it have not proven their capacity.
+    #[error("no miner has proven its capacity")]
+    AllUnproven,
     /// The task has no live miner.
     #[error("no live miner")]
     NoMiner,

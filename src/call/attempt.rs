@@ -250,12 +250,7 @@ impl Run {
             .ok_or(CallError::NoMiner)?;
         let table = &self.admitted.table;
         let units = self.units();
-        let wish = Wish {
-            units,
-            exclude: &self.excluded,
-            pinned: self.admitted.pinned.as_deref(),
-            explain: self.admitted.explain,
-        };
+        let wish = self.wish(&self.excluded, self.admitted.explain);
         let mut choices =
             calls
                 .router
@@ -302,6 +297,7 @@ impl Run {
             NoChoice::AllBusy => CallError::AllBusy,
             NoChoice::AllSpent => CallError::AllSpent,
             NoChoice::AllExcluded => CallError::AttemptsExhausted,
+            NoChoice::AllUnproven => CallError::AllUnproven,
         })
     }
 
@@ -323,6 +319,16 @@ impl Run {
             return Err(CallError::AllBusy);
         }
         Ok(())
+    }
+
+    fn wish<'a>(&'a self, exclude: &'a [CellId], explain: bool) -> Wish<'a> {
+        Wish {
+            units: self.units(),
+            exclude,
+            pinned: self.admitted.pinned.as_deref(),
+            proven_only: self.admitted.proven_only,
+            explain,
+        }
     }
 
     /// What the call holds at its start.
@@ -425,14 +431,8 @@ impl Run {
     fn has_another(&self, offer: &Offer) -> bool {
         let calls = &self.guard.calls;
         let tried = [self.excluded.as_slice(), &[offer.cell]].concat();
-        let wish = Wish {
-            units: self.units(),
-            exclude: &tried,
-            pinned: self.admitted.pinned.as_deref(),
-            explain: false,
-        };
-        let table = self.admitted.table.as_ref();
-        let task = &self.admitted.task.id;
+        let wish = self.wish(&tried, false);
+        let (task, table) = (&self.admitted.task.id, self.admitted.table.as_ref());
         let mut choices = calls.router.choices(task, table, wish, calls.now_ms());
         choices.next_best().is_some()
     }

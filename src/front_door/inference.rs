@@ -22,6 +22,7 @@ use crate::identity::key_ring::Client;
 use crate::miner_client::Pool;
 use crate::proto::v1;
 use crate::registry::snapshot::{Market, Snapshot};
+use crate::synthetic::burst::BurstSettings;
 use crate::synthetic::judge::Judge;
 use crate::task::{Task, TaskKind};
 
@@ -89,6 +90,8 @@ impl Inference {
             return Err(Refusal::Unimplemented("idempotency keys"));
         }
         let pinned = pinned(&request, &client, &snapshot)?;
+        let proven_only = request.proven_only;
+        let proven_only = proven_only.unwrap_or_else(|| client.proven_only());
         let order = admission::order(&task, request.payload.clone()).map_err(Refusal::Invalid)?;
         let books = &self.calls.books;
         let (table, admitted_ms) = books.admit();
@@ -116,6 +119,7 @@ impl Inference {
                 Origin::Organic
             },
             pinned,
+            proven_only: proven_only || snapshot.proving,
             due: None,
             witness: seen.then(|| self.judge.witness(shown(&request))),
             explain: request.explain,
@@ -141,12 +145,18 @@ impl Inference {
         }
     }
 
+    /// When a miner that is new may have passed its first burst.
+    fn until_proven(&self) -> Duration {
+        BurstSettings::newcomer_wait(self.calls.books.length())
+    }
+
     fn refusal(&self, part: Delivered, task: &str, error: CallError) -> Refusal {
         let soon = Duration::from_millis(500);
         let period = self.calls.books.period_rest();
         match error {
             CallError::AllBusy => Refusal::NoCapacity(Scarce::Busy, soon),
             CallError::Displaced => Refusal::NoCapacity(Scarce::Displaced, soon),
+            CallError::AllUnproven => Refusal::NoCapacity(Scarce::Unproven, self.until_proven()),
             CallError::AllSpent => Refusal::NoCapacity(Scarce::Spent, period),
             CallError::Ceiling => Refusal::TaskCeiling(period),
             CallError::NoMiner => Refusal::NoMiner,

@@ -33,6 +33,8 @@ pub enum Scarce {
     Busy,
     /// The allotments of the period are spent.
     Spent,
+    /// Those that could take it have not proven their capacity.
+    Unproven,
     /// A check gave its place at a miner to a client's request.
     Displaced,
 }
@@ -285,6 +287,9 @@ impl Refusal {
             Self::Forbidden => "not allowed",
             Self::NotRegistered => "the hotkey is not registered",
             Self::NoCapacity(Scarce::Busy, _) => "every miner of the task is busy",
+            Self::NoCapacity(Scarce::Unproven, _) => {
+                "no miner of the task has proven its capacity yet"
+            }
             Self::NoCapacity(Scarce::Spent, _) => "the task's capacity of this period is spent",
             Self::NoCapacity(Scarce::Displaced, _) => "the check gave way to a client's request",
             Self::TaskCeiling(_) => "the task's ceiling of this period is reached",
@@ -374,6 +379,7 @@ impl Refusal {
             }
             Self::NoCapacity(Scarce::Busy, _) => drop(tell("cause", "busy")),
             Self::NoCapacity(Scarce::Spent, _) => drop(tell("cause", "spent")),
+            Self::NoCapacity(Scarce::Unproven, _) => drop(tell("cause", "unproven")),
             Self::NoCapacity(Scarce::Displaced, _) => drop(tell("cause", "displaced")),
             Self::MinerStalled(part) | Self::MinerLost(part) | Self::MinerProtocol(part) => {
                 tell("chunks_delivered", &part.chunks.to_string());
@@ -492,6 +498,7 @@ mod tests {
             Refusal::NotRegistered,
             Refusal::NoCapacity(Scarce::Busy, after),
             Refusal::NoCapacity(Scarce::Spent, after),
+            Refusal::NoCapacity(Scarce::Unproven, after),
             Refusal::TaskCeiling(after),
             Refusal::NoMiner,
             Refusal::Draining,

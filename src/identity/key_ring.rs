@@ -49,6 +49,8 @@ pub struct KeyGrant {
     pub check: bool,
     /// Of a thousand answers so many may be shown to who judges miners.
     pub sample_permille: u16,
+    /// Whether its calls go to miners only that have proven their capacity.
+    pub proven_only: bool,
     /// From when on it is refused, Unix milliseconds.
     pub expires_ms: Option<u64>,
 }
@@ -112,6 +114,12 @@ impl Client {
         place.wrapping_mul(1000) >> 32 < u64::from(permille)
     }
 
+    /// Whether its calls go to miners only that have proven their capacity.
+    #[must_use]
+    pub fn proven_only(&self) -> bool {
+        self.0.as_ref().is_some_and(|key| key.proven_only)
+    }
+
     /// Whether it may send checks. Nobody may without a key.
     #[must_use]
     pub fn may_check(&self) -> bool {
@@ -141,8 +149,8 @@ impl NewKey {
             name: Arc::from(grant.name),
             tasks: grant.tasks,
             scopes,
-            proven_only: false,
             sample_permille: grant.sample_permille.min(1000),
+            proven_only: grant.proven_only,
             created_ms: now_ms,
             expires_ms: grant.expires_ms,
             revoked_ms: None,

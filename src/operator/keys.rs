@@ -58,6 +58,9 @@ enum StoredKeyCommand {
         #[arg(long, value_name = "PERMILLE", default_value_t = 0,
               value_parser = clap::value_parser!(u16).range(0..=1000))]
         sample: u16,
+        /// Send its calls to miners only that have proven their capacity.
+        #[arg(long)]
+        proven_only: bool,
         /// Refuse it after so many days.
         #[arg(long, value_parser = clap::value_parser!(u64).range(1..=36_500))]
         days: Option<u64>,
@@ -107,6 +110,7 @@ impl StoredKeyCommand {
                 tasks,
                 check,
                 sample,
+                proven_only,
                 days,
             } => {
                 for task in tasks.iter().filter(|task| !known(config, task)) {
@@ -119,6 +123,7 @@ impl StoredKeyCommand {
                     tasks: Some(tasks).filter(|tasks| !tasks.is_empty()),
                     check,
                     sample_permille: sample,
+                    proven_only,
                     expires_ms: days.map(lasts),
                 };
                 create(config, grant, now_ms, say)
@@ -232,7 +237,9 @@ fn key_list(keys: &[StoredKey], now_ms: u64) -> String {
             "active"
         };
         let tasks = key.tasks.as_ref().map(|tasks| tasks.join(", "));
-        let scopes: Vec<_> = key.scopes.iter().map(|scope| scope.as_str()).collect();
+        let scopes = key.scopes.iter().map(|scope| scope.as_str());
+        let proven_only = key.proven_only.then_some("proven miners only");
+        let scopes: Vec<_> = scopes.chain(proven_only).collect();
         let day = |at_ms: Option<u64>| at_ms.map_or_else(|| "never".to_owned(), instant);
         table.add_row([
             key.public_id.to_string(),

@@ -48,6 +48,9 @@ pub struct Wish<'a> {
     pub exclude: &'a [CellId],
     /// The hotkey of the one miner that may answer.
     pub pinned: Option<&'a str>,
+    /// Whether only miners may answer that have proven their capacity. A pinned one may anyway:
+    /// it is how it proves it.
+    pub proven_only: bool,
     /// Whether the candidates are kept for the client.
     pub explain: bool,
 }
@@ -80,10 +83,12 @@ struct Look<'a> {
 
 /// Why miners were skipped.
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is seen by itself")]
 struct Seen {
     busy: bool,
     spent: bool,
     excluded: bool,
+    unproven: bool,
 }
 
 /// Nobody was left.
@@ -97,6 +102,8 @@ pub enum NoChoice {
     AllSpent,
     /// All were tried.
     AllExcluded,
+    /// Those that are there have not proven their capacity.
+    AllUnproven,
 }
 
 // === impl Router ===
@@ -233,6 +240,7 @@ impl<'a> Choices<'a> {
             Seen { busy: true, .. } => NoChoice::AllBusy,
             Seen { spent: true, .. } => NoChoice::AllSpent,
             Seen { excluded: true, .. } => NoChoice::AllExcluded,
+            Seen { unproven: true, .. } => NoChoice::AllUnproven,
             Seen { .. } => NoChoice::NoMiner,
         }
     }
@@ -297,6 +305,8 @@ impl<'a> Choices<'a> {
         } = look;
         let verdict = if self.is_excluded(plan, place) {
             Verdict::Excluded
+        } else if self.is_unproven(plan, place) {
+            Verdict::Unproven
         } else {
             self.verdict(look, scanning)
         };
@@ -304,6 +314,7 @@ impl<'a> Choices<'a> {
             Verdict::Busy => self.seen.busy = true,
             Verdict::Exhausted => self.seen.spent = true,
             Verdict::Excluded if self.wish.pinned.is_none() => self.seen.excluded = true,
+            Verdict::Unproven => self.seen.unproven = true,
             Verdict::Excluded
             | Verdict::Ejected
             | Verdict::Draining
@@ -331,6 +342,11 @@ impl<'a> Choices<'a> {
             offer.is_none_or(|offer| *hotkey != *offer.miner.hotkey)
         });
         other || self.wish.exclude.contains(&place.cell)
+    }
+
+    fn is_unproven(&self, plan: &Plan, place: Place) -> bool {
+        let matters = self.wish.proven_only && self.wish.pinned.is_none();
+        matters && plan.offer(place.at).is_none_or(|offer| !offer.proven)
     }
 
     fn verdict(&self, look: Look<'_>, scanning: bool) -> Verdict {

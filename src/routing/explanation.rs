@@ -25,6 +25,8 @@ pub enum Verdict {
     Draining,
     /// It was tried before, or another one is meant.
     Excluded,
+    /// It has not shown what it declares, and is asked by checks only.
+    Unproven,
     /// Its units went to another call in between.
     LostRace,
 }
@@ -61,6 +63,7 @@ impl Verdict {
             Self::Ejected => "ejected",
             Self::Draining => "draining",
             Self::Excluded => "excluded",
+            Self::Unproven => "unproven",
             Self::LostRace => "lost_race",
         }
     }

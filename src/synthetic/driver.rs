@@ -172,6 +172,7 @@ impl Driver {
             deadline: Instant::now() + prompt.deadline,
             origin: Origin::Synthetic,
             pinned: Some(check.hotkey),
+            proven_only: false,
             due: Some(check.due),
             // Nobody waits any more when the check was cancelled.
             witness: Some(Witness::new(|seen| drop(tell.send(seen)))),

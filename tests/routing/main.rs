@@ -106,6 +106,42 @@ fn a_pinned_call_goes_to_its_miner_or_to_none() {
 }
 
 #[test]
+fn who_has_proven_nothing_gets_checks_but_no_call_that_asks_for_proof() {
+    let mut fair = Fair::new(&[MUCH, MUCH]);
+    fair.change(0, |offer| {
+        offer.proven = false;
+        offer.verified = Units::ZERO;
+    });
+    fair.rebuild();
+    let proven_only = Wish {
+        proven_only: true,
+        ..wish(&[])
+    };
+    for _ in 0..20 {
+        assert_eq!(fair.choices(proven_only).next_best(), Some(B));
+    }
+    let check = Wish {
+        pinned: Some("miner-0"),
+        ..proven_only
+    };
+    assert_eq!(fair.choices(check).next_best(), Some(A));
+    fair.change(1, |offer| offer.proven = false);
+    fair.rebuild();
+    let mut choices = fair.choices(proven_only);
+    assert_eq!(choices.next_best(), None);
+    assert_eq!(choices.none(), NoChoice::AllUnproven);
+    // Who is busy may prove itself later; one that has is worth the wait.
+    fair.change(1, |offer| {
+        offer.proven = true;
+        offer.availability = Availability::Busy;
+    });
+    fair.rebuild();
+    let mut choices = fair.choices(proven_only);
+    assert_eq!(choices.next_best(), None);
+    assert_eq!(choices.none(), NoChoice::AllBusy);
+}
+
+#[test]
 fn a_choice_touches_as_many_cells_among_ten_as_among_ten_thousand() {
     for miners in [10, 100, 10_000] {
         let fair = Fair::new(&vec![MUCH; miners]);

@@ -192,6 +192,7 @@ pub(crate) const fn wish(exclude: &[CellId]) -> Wish<'_> {
         units: Units::new(CALL),
         exclude,
         pinned: None,
+        proven_only: false,
         explain: false,
     }
 }

@@ -309,6 +309,7 @@ impl Simulation {
             units: Units::new(units),
             exclude: &[],
             pinned: None,
+            proven_only: false,
             explain: false,
         };
         let cell = match self.setup.rule {

@@ -487,6 +487,7 @@ impl World {
                 units: Units::new(CALL),
                 exclude: &tried,
                 pinned: None,
+                proven_only: false,
                 explain: false,
             };
             let mut choices = self.router.choices(&name, &self.purse, wish, now_ms);
