@@ -147,6 +147,7 @@ async fn status_adds_up_to_what_clients_were_told_over_restarts() {
          [registry]\nopen_registration = true\n[tasks.tiny]\n",
     );
     let miner = FakeMiner::start(vec![Act::Say("whole".into()), Act::Complete(1)]).await;
+    miner.prove("//One");
     let key = Keypair::from_secret("//One")
         .expect("a key")
         .hotkey()
@@ -334,6 +335,7 @@ async fn weights_sum_to_1_and_each_is_explained() {
     assert_eq!(text(&none.stdout).trim(), "no miner offers anything yet");
 
     let miner = FakeMiner::start(vec![Act::Say("whole".into()), Act::Complete(1)]).await;
+    miner.prove("//One");
     gateway.declare("//One", miner.address, 100_000).await;
     calls(&gateway).await;
     let raw = rusqlite::Connection::open(place.store()).expect("the store");
