@@ -4,6 +4,7 @@
 mod build;
 mod checking;
 mod drain;
+mod enrolment;
 mod follow;
 mod health;
 mod heartbeat;
@@ -33,6 +34,7 @@ use crate::front_door::listener::Shards;
 use crate::identity::hotkey::{Hotkey, KeyFileError, Keypair, SecretError};
 use crate::identity::key_ring::KeyRing;
 use crate::registry::Registry;
+use crate::registry::metagraph::{MetagraphError, ShareFault};
 use crate::scoring::scorer::Scorer;
 use crate::store::sqlite::{OpenError, SqliteStore};
 use crate::store::{BookRow, Health, StoreFault};
@@ -41,6 +43,7 @@ use crate::synthetic::judge::Judge;
 use crate::telemetry::Instruments;
 
 use self::checking::Checking;
+use self::enrolment::Enrolment;
 use self::seals::Seals;
 use self::supervisor::Supervisor;
 
@@ -55,6 +58,7 @@ pub struct Gateway {
     store: Arc<SqliteStore>,
     books: Arc<Books>,
     registry: Arc<Registry>,
+    enrolment: Arc<Enrolment>,
     calls: Arc<Calls>,
     checks: Checking,
     keys: Arc<KeyRing>,
@@ -132,6 +136,12 @@ pub enum StartError {
     /// The certificate.
     #[error(transparent)]
     Tls(#[from] crate::front_door::tls::TlsError),
+    /// The metagraph.
+    #[error("registry.metagraph: {0}")]
+    Metagraph(#[from] MetagraphError),
+    /// The validator's part of all stake.
+    #[error("registry.metagraph: {0}")]
+    Share(#[from] ShareFault),
     /// A hotkey of the configuration.
     #[error("registry.hotkeys: {0} is no hotkey")]
     Registered(String),
@@ -271,6 +281,7 @@ impl Gateway {
     pub fn follow(&self, changes: watch::Receiver<Arc<Config>>) {
         let follower = follow::Follower {
             registry: Arc::clone(&self.registry),
+            enrolment: Arc::clone(&self.enrolment),
             calls: Arc::clone(&self.calls),
             keys: Arc::clone(&self.keys),
             store: Arc::clone(&self.store),
@@ -300,6 +311,8 @@ impl Gateway {
         let registry = Arc::clone(&self.registry);
         let periods = periods::run(Arc::clone(books), registry, stop.clone());
         self.supervisor.spawn("periods", stop, periods);
+        let enrolment = Arc::clone(&self.enrolment).run(stop.clone());
+        self.supervisor.spawn("metagraph", stop, enrolment);
         let upkeep = upkeep::run(Arc::clone(&self.calls), stop.clone());
         self.supervisor.spawn("upkeep", stop, upkeep);
         let (store, keys) = (Arc::clone(&self.store), Arc::clone(&self.keys));

@@ -5,6 +5,7 @@ pub mod availability;
 pub mod book;
 pub mod checked;
 pub mod declaration;
+pub mod metagraph;
 pub mod roll;
 pub mod settings;
 pub mod share;

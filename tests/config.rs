@@ -141,7 +141,7 @@ fn an_unknown_key_names_the_nearest_known_one() {
 #[test]
 fn an_empty_file_says_who_could_not_declare_what() {
     insta::assert_snapshot!(told(""), @r"
-    registry: no miner may declare; list them in hotkeys, or set open_registration = true
+    registry: no miner may declare; list them in hotkeys or name a metagraph, or set open_registration = true
     tasks: there are none; add a [tasks.<id>], or set registry.open_tasks = true
     ");
 }
@@ -255,6 +255,18 @@ fn without_a_file_all_is_open_on_loopback_and_marked() {
 }
 
 #[test]
+fn a_metagraph_says_by_its_name_how_it_is_written() {
+    let listed = |file: &str| {
+        let text = format!("[tasks.a]\n[registry]\nmetagraph = \"{file}\"\n");
+        Config::parse(&text).map_err(|faults| faults.to_string())
+    };
+    let config = listed("metagraph.JSON").expect("it is enough to say who may declare");
+    assert!(!config.registry.open_registration);
+    let wrong = listed("metagraph.txt").expect_err("that is no form");
+    assert!(wrong.starts_with("registry.metagraph: "), "{wrong}");
+}
+
+#[test]
 fn listeners_do_not_share_an_address() {
     let same = told(&with(
         "[listen]\npublic = \"127.0.0.1:9\"\npeer = \"127.0.0.1:9\"",
@@ -285,10 +297,8 @@ total_s = 60
 "#,
     ))
     .expect("nothing is wrong");
-    assert_eq!(
-        (config.gateway.share.parts(), config.gateway.share.of()),
-        (1, 4)
-    );
+    let share = config.gateway.share.expect("it is set");
+    assert_eq!((share.parts(), share.of()), (1, 4));
     assert_eq!(config.period.length.secs(), 10);
     assert_eq!(config.limits.handshake, Duration::from_millis(250));
     let task = config.tasks.get("paint").expect("it is there");

@@ -372,9 +372,8 @@ impl Look<'_> {
         self.sources.calls.vitals.history(cell)
     }
 
-    /// Uids come with a metagraph.
-    const fn uid(&self, _: &Hotkey) -> Option<u16> {
-        None
+    fn uid(&self, hotkey: &Hotkey) -> Option<u16> {
+        self.sources.calls.registry.uid(hotkey)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::identity::hotkey::Hotkey;
+use crate::registry::metagraph::Format;
 use crate::task::Task;
 
 use super::Config;
@@ -20,6 +21,7 @@ pub(super) fn check(config: &Config, faults: &mut Vec<Fault>) {
     listeners(config, faults);
     exposure(config, faults);
     hotkeys(config, faults);
+    metagraph(config, faults);
     tasks(config, faults);
     let (wrong, found) = faults.split_at(own);
     let sound: Vec<Fault> = found
@@ -151,10 +153,23 @@ fn hotkeys(config: &Config, faults: &mut Vec<Fault>) {
     }
 }
 
+fn metagraph(config: &Config, faults: &mut Vec<Fault>) {
+    let file = config.registry.metagraph.as_ref();
+    if let Some(file) = file.filter(|file| Format::of(file).is_none()) {
+        let wrong = Wrong::Conflict {
+            found: format!("{file:?}"),
+            rule: "its name must end in .json or .csv",
+        };
+        faults.push(Fault::new("registry.metagraph", wrong));
+    }
+}
+
 fn tasks(config: &Config, faults: &mut Vec<Fault>) {
     let registry = &config.registry;
-    if !registry.open_registration && registry.hotkeys.is_empty() {
-        let needs = "no miner may declare; list them in hotkeys, or set open_registration = true";
+    let listed = registry.metagraph.is_some() || !registry.hotkeys.is_empty();
+    if !registry.open_registration && !listed {
+        let needs = "no miner may declare; list them in hotkeys or name a metagraph, or set \
+                     open_registration = true";
         faults.push(Fault::new("registry", Wrong::Missing(needs)));
     }
     if config.tasks.is_empty() {

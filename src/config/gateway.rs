@@ -27,8 +27,9 @@ pub struct Gateway {
     pub network: Arc<str>,
     /// The file with the validator's hotkey; `None`: a development hotkey.
     pub hotkey_file: Option<PathBuf>,
-    /// The part of every miner that belongs to this validator.
-    pub share: Share,
+    /// The part of every miner that belongs to this validator; `None`: its part of all
+    /// validators' stake where there is a metagraph, else all of it.
+    pub share: Option<Share>,
     /// How many shards serve; `None`: one per core.
     pub shards: Option<usize>,
 }
@@ -45,7 +46,7 @@ pub struct Share {
 #[error("not a share, such as 1/3 or 0.25")]
 pub struct BadShare;
 
-struct ShareSlot<'a>(&'a mut Share);
+struct ShareSlot<'a>(&'a mut Option<Share>);
 
 // === impl Gateway ===
 
@@ -54,7 +55,7 @@ impl Default for Gateway {
         Self {
             network: NETWORK.into(),
             hotkey_file: None,
-            share: Share::WHOLE,
+            share: None,
             shards: None,
         }
     }
@@ -76,7 +77,9 @@ impl Section for Gateway {
         fields.field(
             "share",
             "The part of every miner that belongs to this validator: a ratio (\"1/3\") or a \
-             number (0.25). An allotment is floor(min(declared, cap) x share).",
+             number (0.25). An allotment is floor(min(declared, cap) x share). Not set: this \
+             validator's part of all validators' stake where registry.metagraph is set, else \
+             all of it.",
             &mut ShareSlot(&mut self.share),
         );
         fields.field(
@@ -90,9 +93,6 @@ impl Section for Gateway {
 // === impl Share ===
 
 impl Share {
-    /// All of it.
-    pub const WHOLE: Self = Self { parts: 1, of: 1 };
-
     /// `parts` of `of`, in lowest terms; `None` unless above 0 and at most 1.
     #[must_use]
     pub fn new(parts: u64, of: u64) -> Option<Self> {
@@ -188,18 +188,23 @@ impl Slot for ShareSlot<'_> {
             // A number prints as the shortest decimal that means it.
             None => number(value).map(|number| number.to_string()),
         };
-        *self.0 = text.and_then(|text| text.parse().ok()).ok_or_else(|| {
+        let share = text.and_then(|text| text.parse().ok()).ok_or_else(|| {
             Wrong::value(
                 value,
                 "above 0 and at most 1, as a ratio (\"1/3\") or a number (0.25) of at most 9 \
                  decimals",
             )
         })?;
+        *self.0 = Some(share);
         Ok(())
     }
 
     fn write(&self) -> Option<Value> {
-        Some(Value::String(self.0.to_string()))
+        self.0.map(|share| Value::String(share.to_string()))
+    }
+
+    fn example(&self) -> String {
+        "\"1/3\"".to_owned()
     }
 }
 

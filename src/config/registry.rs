@@ -1,7 +1,9 @@
 //! `[registry]`: who may declare what.
 
+use std::path::PathBuf;
+
 use super::field::{Fields, Section};
-use super::slot::{Flag, Texts, Whole};
+use super::slot::{Flag, MaybeFile, Texts, Whole};
 
 /// Room for any network there is; each costs a few kilobytes.
 const MINERS_MAX: usize = 10_000;
@@ -16,6 +18,8 @@ pub struct Registry {
     pub open_registration: bool,
     /// Whether a model that a miner declares and no task names becomes a task.
     pub open_tasks: bool,
+    /// The file with the metagraph: who is in it may declare.
+    pub metagraph: Option<PathBuf>,
     /// The hotkeys of miners that may declare, ss58.
     pub hotkeys: Vec<String>,
     /// Whether miners are asked that open no session.
@@ -32,6 +36,7 @@ impl Default for Registry {
         Self {
             open_registration: false,
             open_tasks: false,
+            metagraph: None,
             hotkeys: Vec::new(),
             unauthenticated_miners: false,
             miners_max: MINERS_MAX,
@@ -54,8 +59,15 @@ impl Section for Registry {
             &mut Flag(&mut self.open_tasks),
         );
         fields.field(
+            "metagraph",
+            "The file with the chain's metagraph, .json or .csv: hotkey, uid, stake and, if \
+             wanted, validator. Who is in it may declare; stakes make the share of every \
+             miner, unless gateway.share is set. It is read again when it changes.",
+            &mut MaybeFile(&mut self.metagraph, "/var/lib/taugate/metagraph.json"),
+        );
+        fields.field(
             "hotkeys",
-            "The hotkeys (ss58) of the miners that may declare.",
+            "The hotkeys (ss58) of miners that may declare, beside those of the metagraph.",
             &mut Texts(&mut self.hotkeys, HOTKEYS_MAX),
         );
         fields.field(

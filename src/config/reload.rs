@@ -201,7 +201,10 @@ mod tests {
             "limits.request_bytes_max",
         ];
         assert_eq!(kept, fixed);
-        assert_eq!(next.gateway.share.of(), 2);
+        assert_eq!(
+            next.gateway.share.map(crate::config::gateway::Share::of),
+            Some(2)
+        );
         assert_eq!(next.gateway.shards, None);
         assert_eq!(next.routing, running.routing);
         let size = |config: &Config| config.limits.request_bytes_max;

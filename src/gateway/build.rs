@@ -1,6 +1,5 @@
 //! How a gateway is put together, from the store up to the doors.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,6 +16,7 @@ use tower::Layer as _;
 use tower::retry::budget::TpsBudget;
 
 use super::checking::Checking;
+use super::enrolment::{self, Enrolment};
 use super::readers::Callers;
 use super::receipts::StoreReceipts;
 use super::supervisor::Supervisor;
@@ -42,7 +42,7 @@ use crate::front_door::signed::Signed;
 use crate::front_door::tls::Tls;
 use crate::identity::api_key::KeyStore as _;
 use crate::identity::call::{CallSigner, CallVerifier};
-use crate::identity::hotkey::{Hotkey, Keypair};
+use crate::identity::hotkey::{DEVELOPMENT, Hotkey, Keypair};
 use crate::identity::key_ring::KeyRing;
 use crate::identity::nonce::NonceStore;
 use crate::miner_client::{Caller, Pool, PoolSettings};
@@ -50,9 +50,8 @@ use crate::proto::PUBLIC_DESCRIPTORS;
 use crate::proto::v1::capacity_service_server::CapacityServiceServer;
 use crate::proto::v1::consumption_service_server::ConsumptionServiceServer;
 use crate::proto::v1::inference_service_server::InferenceServiceServer;
+use crate::registry::Registry;
 use crate::registry::declaration::DeclarationStore;
-use crate::registry::share::Share;
-use crate::registry::{Registry, RegistrySettings};
 use crate::report::readers::Readers;
 use crate::routing::{Policy, Router, RouterSettings, Vitals};
 use crate::scoring::Profile;
@@ -110,7 +109,7 @@ impl Parts {
         let incarnation = store.new_incarnation(&hotkey.to_string()).await?;
         let declarations = Arc::clone(&store) as Arc<dyn DeclarationStore>;
         let tasks = Arc::clone(&config.tasks);
-        let registered = registry_settings(config)?;
+        let registered = enrolment::settings(config, hotkey)?;
         let registry =
             Registry::open(registered, tasks, declarations, Arc::clone(&clock), length).await?;
         let books_settings = BooksSettings {
@@ -157,8 +156,7 @@ impl Parts {
 fn keypair(config: &Config) -> Result<Keypair, StartError> {
     Ok(match &config.gateway.hotkey_file {
         Some(file) => Keypair::load(file)?,
-        // Known to everyone, and said so at start: it signs nothing that counts.
-        None => Keypair::from_secret("//taugate-development")?,
+        None => Keypair::from_secret(DEVELOPMENT)?,
     })
 }
 
@@ -188,22 +186,6 @@ fn scorer(
     };
     let store = Arc::clone(store) as _;
     Scorer::new(settings, store, Arc::clone(registry), Arc::clone(books))
-}
-
-pub(super) fn registry_settings(config: &Config) -> Result<RegistrySettings, StartError> {
-    let registered = config.registry.hotkeys.iter().map(|text| {
-        text.parse::<Hotkey>()
-            .map_err(|_| StartError::Registered(text.clone()))
-    });
-    let share = config.gateway.share;
-    Ok(RegistrySettings {
-        network: Arc::clone(&config.gateway.network),
-        share: Share::new(share.parts(), share.of()).unwrap_or(Share::WHOLE),
-        open_registration: config.registry.open_registration,
-        hotkeys: registered.collect::<Result<BTreeSet<_>, _>>()?,
-        open_tasks: config.registry.open_tasks,
-        miners_max: config.registry.miners_max,
-    })
 }
 
 fn calls(
@@ -353,9 +335,12 @@ fn finish(
     (addresses, health): (Addresses, HealthReporter),
     (doors, supervisor): (Vec<Arc<Shards>>, Supervisor),
 ) -> Gateway {
+    let own = parts.keypair.hotkey();
+    let enrolment = Enrolment::new(Arc::clone(&config), own, Arc::clone(&parts.registry));
     Gateway {
         config,
         addresses,
+        enrolment: Arc::new(enrolment),
         keypair: parts.keypair,
         store: parts.store,
         books: parts.books,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::StartError;
-use super::build::{call_settings, door_settings, grace, registry_settings, retries};
+use super::build::{call_settings, door_settings, grace, retries};
+use super::enrolment::{EnrolError, Enrolment};
 use crate::call::Calls;
 use crate::config::Config;
 use crate::front_door::listener::Shards;
@@ -18,6 +18,7 @@ use crate::store::sqlite::SqliteStore;
 /// Everything that a change reaches.
 pub(super) struct Follower {
     pub(super) registry: Arc<Registry>,
+    pub(super) enrolment: Arc<Enrolment>,
     pub(super) calls: Arc<Calls>,
     pub(super) keys: Arc<KeyRing>,
     pub(super) store: Arc<SqliteStore>,
@@ -29,7 +30,7 @@ pub(super) struct Follower {
 enum FollowError {
     /// What it says of miners.
     #[error(transparent)]
-    Settings(#[from] StartError),
+    Enrol(#[from] EnrolError),
     /// The engine did not answer; the registry tells it later what it lacks.
     #[error(transparent)]
     Away(#[from] StoreAway),
@@ -59,8 +60,7 @@ impl Follower {
         }
     }
 
-    async fn take(&self, newer: &Config) -> Result<(), FollowError> {
-        let registered = registry_settings(newer)?;
+    async fn take(&self, newer: &Arc<Config>) -> Result<(), FollowError> {
         // Before a call is admitted that takes longer than any before.
         self.store.wait_at_least(grace(newer));
         self.keys.require(newer.keys.required);
@@ -71,8 +71,8 @@ impl Follower {
             door.change(door_settings(newer, door.name()));
         }
         // Both are tried, whatever becomes of the first.
-        let settings = self.registry.set_settings(registered).await;
-        let tasks = self.registry.set_tasks(Arc::clone(&newer.tasks)).await;
-        Ok(settings.and(tasks)?)
+        let enrolled = self.enrolment.take(Arc::clone(newer)).await;
+        self.registry.set_tasks(Arc::clone(&newer.tasks)).await?;
+        Ok(enrolled?)
     }
 }

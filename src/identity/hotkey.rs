@@ -21,6 +21,10 @@ use schnorrkel::derive::ChainCode;
 use schnorrkel::{ExpansionMode, MiniSecretKey};
 use zeroize::{Zeroize as _, Zeroizing};
 
+/// The secret of a gateway without a hotkey file. Known to everyone, and said so at start: it
+/// signs nothing that counts.
+pub const DEVELOPMENT: &str = "//taugate-development";
+
 /// The first byte of an address: "any Substrate network", which Bittensor uses.
 const SS58_PREFIX: u8 = 42;
 

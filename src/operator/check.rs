@@ -5,7 +5,8 @@ use std::path::Path;
 
 use crate::config::Config;
 use crate::front_door::tls::Tls;
-use crate::identity::hotkey::Keypair;
+use crate::identity::hotkey::{DEVELOPMENT, Hotkey, Keypair};
+use crate::registry::metagraph::Metagraph;
 use crate::task::TaskKind;
 use crate::telemetry::logs::{check_filter, told};
 
@@ -23,6 +24,18 @@ pub fn faults(config: &Config) -> Vec<String> {
         && let Err(error) = Keypair::load(file)
     {
         note("gateway.hotkey_file", &error);
+    }
+    if let Some(file) = &config.registry.metagraph {
+        match (Metagraph::load(file), config.gateway.share) {
+            (Err(error), _) => note("registry.metagraph", &error),
+            (Ok(metagraph), None) => {
+                // Of a hotkey that cannot be read it was told above.
+                let own = own(config).and_then(|own| metagraph.share(&own).err());
+                own.iter()
+                    .for_each(|fault| note("registry.metagraph", fault));
+            }
+            (Ok(_), Some(_)) => {}
+        }
     }
     if let (Some(cert), Some(key)) = (&config.listen.cert_file, &config.listen.key_file)
         && let Err(error) = Tls::load(cert.clone(), key.clone())
@@ -50,7 +63,21 @@ pub fn remarks(config: &Config) -> Vec<String> {
     });
     let idle = config.scores.idle().into_iter();
     let idle = idle.map(|(key, needs)| format!("scores.{key}: counts with {needs} only"));
-    unserved.chain(idle).collect()
+    let registry = &config.registry;
+    let open = registry.metagraph.is_some() && registry.open_registration;
+    let open = open.then(|| {
+        "registry.open_registration: any miner may declare, in the metagraph or not".to_owned()
+    });
+    unserved.chain(idle).chain(open).collect()
+}
+
+/// The hotkey that a gateway would have.
+fn own(config: &Config) -> Option<Hotkey> {
+    let keypair = match &config.gateway.hotkey_file {
+        Some(file) => Keypair::load(file).ok(),
+        None => Keypair::from_secret(DEVELOPMENT).ok(),
+    };
+    keypair.map(|keypair| keypair.hotkey())
 }
 
 /// The store's file is there and can be opened, or its directory is there.

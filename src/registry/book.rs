@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use super::availability::{Change, LiveStream, Streams};
 use super::checked::{Checked, DeclareError, Record, SEQUENCE_MAX, check, endpoint};
 use super::declaration::{DeclarationRow, DeclarationStore, Put};
+use super::metagraph::Metagraph;
 use super::roll::{Held, Roll, Standing};
 use super::settings::RegistrySettings;
 use super::snapshot::{Proofs, Snapshot};
@@ -162,6 +163,12 @@ impl Registry {
         state
             .roll
             .standing(&hotkey, &self.settings.load(), self.length)
+    }
+
+    /// A hotkey's uid in the metagraph, where there is one.
+    #[must_use]
+    pub fn uid(&self, hotkey: &Hotkey) -> Option<u16> {
+        self.settings.load().metagraph.as_ref()?.uid(hotkey)
     }
 
     /// All miners that are held, those included whose declarations no longer count, in the
@@ -438,7 +445,10 @@ impl Registry {
 impl Registered for Registry {
     fn is_registered(&self, hotkey: &Hotkey) -> bool {
         let settings = self.settings.load();
-        settings.open_registration || settings.hotkeys.contains(hotkey)
+        let listed = |metagraph: &Arc<Metagraph>| metagraph.has(hotkey);
+        settings.open_registration
+            || settings.hotkeys.contains(hotkey)
+            || settings.metagraph.as_ref().is_some_and(listed)
     }
 }
 

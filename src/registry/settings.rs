@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::metagraph::Metagraph;
 use super::share::Share;
 use crate::identity::hotkey::Hotkey;
 
@@ -15,6 +16,8 @@ pub struct RegistrySettings {
     pub share: Share,
     /// Whether any hotkey may declare; otherwise only those that are listed.
     pub open_registration: bool,
+    /// Who is registered on the chain: these may declare, too.
+    pub metagraph: Option<Arc<Metagraph>>,
     /// The hotkeys that may declare.
     pub hotkeys: BTreeSet<Hotkey>,
     /// Whether a task is made for each model that a miner declares.

@@ -28,6 +28,10 @@ async fn a_look_at_a_configuration_finds_what_would_not_start() {
 
     let text = std::fs::read_to_string(place.config()).expect("a configuration");
     let broken = text
+        .replace(
+            "open_registration = true",
+            "metagraph = \"nofile.json\"\nopen_registration = false",
+        )
         .replace("[telemetry]\n", "[telemetry]\nfilter = \"inf==\"\n")
         .replace("[gateway]\n", "[gateway]\nhotkey_file = \"nofile\"\n")
         .replace(
@@ -42,6 +46,7 @@ async fn a_look_at_a_configuration_finds_what_would_not_start() {
     for field in [
         "telemetry.filter",
         "gateway.hotkey_file",
+        "registry.metagraph",
         "listen.cert_file",
         "store.path",
     ] {

@@ -1,5 +1,6 @@
 //! A configuration that changes under a gateway that runs: the binary, its file, signals.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -205,11 +206,132 @@ async fn a_smaller_share_counts_in_the_running_period_and_a_larger_one_at_once()
     };
     assert_eq!(allotment(), 3_000);
     for (share, expected) in [("1/3", 1_000), ("2/3", 2_000)] {
-        config.gateway.share = share.parse().expect("a share");
+        config.gateway.share = Some(share.parse().expect("a share"));
         publish.send_replace(Arc::new(config.clone()));
         gateway
             .until("the share counts", || allotment() == expected)
             .await;
     }
+    gateway.stop().await;
+}
+
+/// A metagraph's file, put in place at once: hotkeys of development names, with stakes.
+fn write_metagraph(path: &Path, entries: &[(&str, &str)]) {
+    let mut text = "hotkey,uid,stake\n".to_owned();
+    for (uid, (name, stake)) in entries.iter().enumerate() {
+        let hotkey = Keypair::from_secret(name).expect("a key").hotkey();
+        text.push_str(&format!("{hotkey},{uid},{stake}\n"));
+    }
+    let new = path.with_extension("new");
+    std::fs::write(&new, text).expect("it is written");
+    std::fs::rename(new, path).expect("it is put in place");
+}
+
+/// A gateway of that hotkey, whose miners are those of the metagraph.
+async fn validator(name: &str, metagraph: &Path) -> TestGateway {
+    let secret = metagraph.with_file_name(format!("{}.json", &name[2..]));
+    let key = Keypair::from_secret(name).expect("a key");
+    key.save(&secret).expect("it is written");
+    TestGateway::with(|config| {
+        config.gateway.hotkey_file = Some(secret);
+        config.registry.open_registration = false;
+        config.registry.metagraph = Some(metagraph.to_owned());
+    })
+    .await
+}
+
+fn allotments(gateway: &TestGateway) -> Vec<u64> {
+    let snapshot = gateway.gateway.registry().snapshot();
+    let market = snapshot.markets.get(TASK);
+    let offers = market.map_or(&[][..], |market| &market.offers);
+    offers.iter().map(|offer| offer.allotment.get()).collect()
+}
+
+/// N26: a share that was frozen at start, or that the miner multiplied.
+#[tokio::test]
+async fn n26_gateways_with_one_metagraph_agree_to_the_unit_also_when_it_changes() {
+    const DECLARED: u64 = 99_999;
+    let dir = tempfile::tempdir().expect("a scratch directory");
+    let file = dir.path().join("metagraph.csv");
+    let miner = answering().await;
+    write_metagraph(
+        &file,
+        &[("//Alice", "1000.5"), ("//Bob", "333.25"), ("//One", "0")],
+    );
+    let (alice, bob) = (
+        validator("//Alice", &file).await,
+        validator("//Bob", &file).await,
+    );
+    for gateway in [&alice, &bob] {
+        gateway.declare("//One", &miner, DECLARED, 4).await;
+        assert_eq!(gateway.gateway.registry().uid(&key("//One")), Some(2));
+    }
+    // In billionths, of 1,333.75 in sum.
+    let part = |stake: u128, all: u128| u64::try_from(u128::from(DECLARED) * stake / all);
+    let first = (part(1_000_500, 1_333_750), part(333_250, 1_333_750));
+    assert_eq!(allotments(&alice), [first.0.expect("it fits")]);
+    assert_eq!(allotments(&bob), [first.1.expect("it fits")]);
+
+    // A third validator comes, and stakes move.
+    let stakes = [
+        ("//Alice", "1"),
+        ("//Bob", "2.000000001"),
+        ("//One", "0"),
+        ("//Eve", "4"),
+    ];
+    write_metagraph(&file, &stakes);
+    let all = 7_000_000_001;
+    for (gateway, stake) in [(&alice, 1_000_000_000), (&bob, 2_000_000_001)] {
+        let expected = part(stake, all).expect("it fits");
+        let counts = || allotments(gateway) == [expected];
+        gateway.until("the new stakes count", counts).await;
+    }
+    // Who is gone from it gets no new work.
+    write_metagraph(&file, &[("//Alice", "1"), ("//Bob", "2")]);
+    for gateway in [&alice, &bob] {
+        let gone = || allotments(gateway).is_empty();
+        gateway.until("the miner is gone", gone).await;
+    }
+    alice.stop().await;
+    bob.stop().await;
+}
+
+fn key(name: &str) -> taugate::identity::hotkey::Hotkey {
+    Keypair::from_secret(name).expect("a key").hotkey()
+}
+
+/// N28: a service that fails, or a half of what it said, must not undo what was known.
+#[tokio::test]
+async fn n28_a_bad_metagraph_is_refused_whole_and_told_once() {
+    const REFUSED: &str = "metagraph refused; the old one holds";
+    const COUNTS: &str = "the metagraph counts now";
+    let dir = tempfile::tempdir().expect("a scratch directory");
+    let file = dir.path().join("metagraph.csv");
+    let own = taugate::identity::hotkey::DEVELOPMENT;
+    write_metagraph(&file, &[(own, "1"), ("//Bob", "3"), ("//One", "0")]);
+    let place = Place::new(&format!(
+        "[keys]\nrequired = false\n[registry]\nmetagraph = {file:?}\n[tasks.tiny]\n"
+    ));
+    let gateway = place.start().await;
+    until_said(&gateway, COUNTS, 1).await;
+    let miner = answering().await;
+    let declared = async || gateway.declare("//One", miner.address, 1_000).await;
+    let allotment = async || declared().await.allotments[0].allotment;
+    assert_eq!(allotment().await, 250);
+
+    // Without the validator, with half a line, and not there at all.
+    write_metagraph(&file, &[("//Bob", "3"), ("//One", "0")]);
+    until_said(&gateway, REFUSED, 1).await;
+    std::fs::write(&file, "hotkey,uid,stake\n5Grw").expect("it is written");
+    until_said(&gateway, REFUSED, 2).await;
+    std::fs::remove_file(&file).expect("it was there");
+    until_said(&gateway, REFUSED, 3).await;
+    assert_eq!(allotment().await, 250, "the old one holds");
+    assert_eq!(gateway.said(COUNTS).len(), 1);
+
+    write_metagraph(&file, &[(own, "3"), ("//Bob", "3"), ("//One", "0")]);
+    until_said(&gateway, COUNTS, 2).await;
+    assert_eq!(allotment().await, 500);
+    assert_eq!(gateway.said(REFUSED).len(), 3, "each is told once");
     gateway.stop().await;
 }

@@ -123,6 +123,7 @@ fn settings() -> RegistrySettings {
         network: Arc::from("test"),
         share: Share::WHOLE,
         open_registration: true,
+        metagraph: None,
         hotkeys: BTreeSet::new(),
         open_tasks: false,
         miners_max: 100,
