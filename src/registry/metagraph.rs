@@ -377,7 +377,7 @@ mod tests {
         let read = Metagraph::parse(&text, Format::Csv).unwrap();
         assert_eq!(
             read.share(&hotkey(ALICE)).unwrap().to_string(),
-            "1000000000/1000000000"
+            "1/1"
         );
         assert!(read.share(&hotkey(BOB)).is_err());
         let fault = read.share(&hotkey(CHARLIE)).unwrap_err();

@@ -17,14 +17,20 @@ impl Share {
     /// All of it.
     pub const WHOLE: Self = Self { parts: 1, of: 1 };
 
-    /// So many parts of so many; `None` unless 0 < parts <= of.
+    /// So many parts of so many, in lowest terms; `None` unless 0 < parts <= of.
     #[must_use]
     pub const fn new(parts: u64, of: u64) -> Option<Self> {
         if parts == 0 || parts > of {
-            None
-        } else {
-            Some(Self { parts, of })
+            return None;
         }
+        let (mut common, mut rest) = (parts, of);
+        while rest != 0 {
+            (common, rest) = (rest, common % rest);
+        }
+        Some(Self {
+            parts: parts / common,
+            of: of / common,
+        })
     }
 
     /// The allotment: `floor(amount x share)`.
