@@ -375,10 +375,7 @@ mod tests {
     fn who_has_stake_is_a_validator_where_nothing_is_said() {
         let text = format!("hotkey,uid,stake\n{ALICE},0,1\n{BOB},1,0\n");
         let read = Metagraph::parse(&text, Format::Csv).unwrap();
-        assert_eq!(
-            read.share(&hotkey(ALICE)).unwrap().to_string(),
-            "1/1"
-        );
+        assert_eq!(read.share(&hotkey(ALICE)).unwrap().to_string(), "1/1");
         assert!(read.share(&hotkey(BOB)).is_err());
         let fault = read.share(&hotkey(CHARLIE)).unwrap_err();
         assert_eq!(fault, ShareFault::NotListed(hotkey(CHARLIE)));
