@@ -112,7 +112,7 @@ impl Admin {
             }
         };
         let Some(miner) = rest.strip_prefix('/') else {
-            return json(&Sheet::of(&standing));
+            return json(&Sheet::of(&standing, |miner| self.scorer.uid(miner)));
         };
         let miner = miner.parse::<Hotkey>().ok();
         match miner.and_then(|miner| Explained::of(&standing, miner)) {

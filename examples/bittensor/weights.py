@@ -38,6 +38,8 @@ def read(text):
         rows = json.loads(text)
     except ValueError as error:
         raise Wrong(f"no JSON: {error}") from None
+    if isinstance(rows, dict):
+        rows = rows.get("weights")
     if not isinstance(rows, list) or not rows:
         raise Wrong("no list of weights")
     weights, without = {}, []
@@ -58,6 +60,8 @@ def read(text):
         else:
             weights[uid] = float(weight)
     total = math.fsum(float(row["weight"]) for row in rows)
+    if total == 0:
+        raise Wrong("all weights are 0: no miner was judged yet")
     if abs(total - 1) > SLACK:
         raise Wrong(f"the weights sum to {total}, not to 1")
     if not any(weights.values()):

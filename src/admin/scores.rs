@@ -23,7 +23,7 @@ pub struct Sheet {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Weight {
     /// Its number on the network; none where no metagraph says it.
-    pub uid: Option<u32>,
+    pub uid: Option<u16>,
     /// Its hotkey, ss58.
     pub hotkey: String,
     /// Its part of everything, 0 to 1.
@@ -62,9 +62,9 @@ impl Sheet {
     /// Where it is told; a hotkey may follow behind a slash, and `?profile=`.
     pub const PATH: &str = "/v1/scores";
 
-    /// What a standing says.
+    /// What a standing says, with the uids of miners that have one.
     #[must_use]
-    pub fn of(standing: &Standing) -> Self {
+    pub fn of(standing: &Standing, uid: impl Fn(&Hotkey) -> Option<u16>) -> Self {
         let part = |task: &TaskStanding, steps: &Steps| TaskPart {
             task: task.task.id.to_string(),
             score: steps.part,
@@ -76,7 +76,7 @@ impl Sheet {
         let weight = |(miner, weight): (&Hotkey, &f64)| {
             let tasks = standing.tasks.iter();
             Weight {
-                uid: None,
+                uid: uid(miner),
                 hotkey: miner.to_string(),
                 weight: *weight,
                 tasks: tasks

@@ -293,9 +293,12 @@ impl v1::consumption_service_server::ConsumptionService for Consumption {
         }
         let name = request.into_inner().profile;
         let name = Some(&*name).filter(|name| !name.is_empty());
-        let standing = self.with.scorer.standing(name).await;
+        let scorer = &self.with.scorer;
+        let standing = scorer.standing(name).await;
         let standing = standing.map_err(Refusal::from)?;
-        Ok(Response::new(scores::told(&standing)))
+        Ok(Response::new(scores::told(&standing, |miner| {
+            scorer.uid(miner)
+        })))
     }
 }
 

@@ -104,6 +104,12 @@ impl Scorer {
         self.latest.load_full()
     }
 
+    /// A miner's uid in the metagraph, where there is one.
+    #[must_use]
+    pub fn uid(&self, miner: &Hotkey) -> Option<u16> {
+        self.registry.uid(miner)
+    }
+
     fn scale(&self, name: Option<&str>) -> Result<Scale, ScoreError> {
         let settings = &self.settings;
         let (name, mut profile) = match name {

@@ -115,6 +115,22 @@ chain "[]" '["HotKeyNotRegisteredInSubNet"]'
 set_weights
 expect "so is a hotkey that is not registered" ended_so 1 "HotKeyNotRegisteredInSubNet"
 expect "and nothing was set" call 'c == []'
+chain "[]"
+
+# Of the gateway itself, which judged nobody yet.
+asked() { "$taugate" ask --gateway "http://127.0.0.1:$public" --task tiny hello; }
+until_true "the miner answers" 30 asked
+scored() {
+  "$taugate" weights --format json --admin "127.0.0.1:$admin" >"$weights" && grep -q '"uid": 42' "$weights"
+}
+until_true "the gateway weighs it" 30 scored
+set_weights
+expect "before anyone is judged there is nothing to set" ended_so 2 "no miner was judged yet"
+sed -i 's/"weight": 0.0/"weight": 1.0/' "$weights"
+set_weights
+expect "what the gateway says once it judged is taken: $(cat "$run/said")" \
+  ended_so 0 "set 1 weights on subnet 19"
+expect "to its uid" call '(c[-1]["uids"], c[-1]["weights"]) == ([42], [1.0])'
 
 # refused JSON TEXT : a file that is none of ours.
 refused() {

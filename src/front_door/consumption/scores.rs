@@ -1,11 +1,15 @@
 //! Scores on the wire.
 
+use crate::identity::hotkey::Hotkey;
 use crate::proto::v1;
 use crate::report::wire;
 use crate::scoring::standing::Standing;
 
-/// What a standing says.
-pub(super) fn told(standing: &Standing) -> v1::GetScoresResponse {
+/// What a standing says, with the uids of miners that have one.
+pub(super) fn told(
+    standing: &Standing,
+    uid: impl Fn(&Hotkey) -> Option<u16>,
+) -> v1::GetScoresResponse {
     let scores = standing.weights.iter().map(|(miner, weight)| {
         let tasks = standing.tasks.iter().filter_map(|task| {
             let steps = task.miners.get(miner)?;
@@ -20,7 +24,7 @@ pub(super) fn told(standing: &Standing) -> v1::GetScoresResponse {
         });
         v1::MinerScore {
             miner: miner.to_string(),
-            uid: None,
+            uid: uid(miner).map(u32::from),
             weight: *weight,
             tasks: tasks.collect(),
         }
