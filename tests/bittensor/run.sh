@@ -132,6 +132,8 @@ expect "what the gateway says once it judged is taken: $(cat "$run/said")" \
   ended_so 0 "set 1 weights on subnet 19"
 expect "to its uid" call '(c[-1]["uids"], c[-1]["weights"]) == ([42], [1.0])'
 
+chain "[]"
+
 # refused JSON TEXT : a file that is none of ours.
 refused() {
   printf '%s' "$1" >"$weights"
