@@ -52,6 +52,9 @@ pub struct Check {
     /// About so many units are to be held by it. Its size follows that of clients' requests
     /// wherever these are known, so that it may hold less or more: [`StillDue`] hears how much.
     pub units: Units,
+    /// Whether it is part of a burst: its size is then just that, since it has to fill its place
+    /// for the window. A miner that knows the hour of a burst may know its checks.
+    pub burst: bool,
     /// Asked once when the check holds its units and before it is sent.
     pub due: StillDue,
 }

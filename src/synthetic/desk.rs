@@ -10,6 +10,7 @@ use taugate_ledger::period::{Period, PeriodLength};
 use taugate_ledger::table::Table;
 use taugate_ledger::units::Units;
 
+use super::bursts::Bursts;
 use super::draw::Part;
 use super::flight::Flight;
 use super::plan::{Before, CellBooks, Drawn};
@@ -61,6 +62,13 @@ impl Desk {
             length,
             running: Mutex::new(Running::new(settings)),
         }
+    }
+
+    /// The same, heeding these windows.
+    #[must_use]
+    pub fn with(self, bursts: Arc<Bursts>) -> Self {
+        self.running.lock().heed(bursts);
+        self
     }
 
     /// Goes on to the running period, if another was planned last. Says which it is, and
@@ -124,6 +132,7 @@ impl Desk {
                 hotkey: going.hotkey,
                 task: going.task,
                 units: going.units,
+                burst: going.burst,
                 due,
             },
         }

@@ -17,6 +17,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::Checks;
+use super::bursts::Bursts;
 use super::desk::{Desk, Leaving};
 use super::plan::{PlanStore, Term};
 use super::settings::Mode;
@@ -47,6 +48,8 @@ pub struct Planner<C> {
     pub store: Arc<dyn PlanStore>,
     /// Sends them.
     pub checks: Arc<C>,
+    /// Windows in which all are asked at once; `None`: none are planned.
+    pub bursts: Option<Arc<Bursts>>,
     /// Who sends them: others than this gateway need to know only what is due.
     pub mode: Mode,
     /// This start of this gateway.
@@ -136,6 +139,9 @@ impl<C: Checks + 'static> Planner<C> {
         if self.mode != Mode::BuiltIn {
             return Ok(());
         }
+        if let Some(bursts) = &self.bursts {
+            bursts.plan(term, period).await?;
+        }
         let leaving = self.desk.leaving();
         if leaving.is_empty() {
             return Ok(());
@@ -165,7 +171,10 @@ impl<C: Checks + 'static> Planner<C> {
     }
 
     fn tick_every(&self) -> Duration {
-        part_of(self.length, 100).min(TICK_MAX)
+        let bursts = self.bursts.as_ref();
+        // In a window places are filled as they become free.
+        let most = bursts.map_or(TICK_MAX, |bursts| bursts.look_every());
+        part_of(self.length, 100).min(most)
     }
 
     fn look_every(&self) -> Duration {

@@ -119,6 +119,7 @@ impl Prompts {
         let mut draws = StdRng::from_seed(seed.finalize().into());
         let (pick, task) = (draws.random_range(0..usize::MAX), &check.task);
         let shape = match shapes.pick(&task.id, pick, ENOUGH) {
+            _ if check.burst => of_a_burst(task, check.units, &mut draws),
             Some(shape) => Shape::clone(&shape),
             None => match self.length(&task.id, pick).await {
                 Some(length) => of_length(task, length, &mut draws),
@@ -188,6 +189,9 @@ impl Prompts {
     }
 }
 
+/// Tokens of a question in a burst: what is to be shown is how much a miner writes.
+const BURST_PROMPT: usize = 40;
+
 /// Stands for no pool.
 const ANY_POOL: u32 = u32::MAX;
 
@@ -230,6 +234,12 @@ fn of_the_recorded_hour(task: &Task, units: Units, draws: &mut StdRng) -> Shape 
     // The longest answers of that hour are sixty times the mean: those bound the tail.
     let limit = units.scaled(part.min(4.0) / task.reserve_factor.max(0.1));
     usual(task, prompt * TOKEN_CHARS, limit.get(), draws)
+}
+
+/// A request that holds `units`: an answer of that length, to a question that is short.
+fn of_a_burst(task: &Task, units: Units, draws: &mut StdRng) -> Shape {
+    let limit = units.scaled(task.reserve_factor.max(0.1).recip());
+    usual(task, BURST_PROMPT * TOKEN_CHARS, limit.get(), draws)
 }
 
 fn usual(task: &Task, chars: usize, tokens: u64, draws: &mut StdRng) -> Shape {
@@ -320,6 +330,7 @@ mod tests {
             hotkey: miner.into(),
             task: Arc::new(Task::open_chat("tiny".into())),
             units: Units::new(units),
+            burst: false,
             due: StillDue::new(|_| true),
         }
     }

@@ -15,6 +15,8 @@ use taugate_ledger::table::Table;
 use taugate_ledger::units::Units;
 
 use super::CheckEnd;
+use super::burst::Sent;
+use super::bursts::Bursts;
 use super::draw::{Luck, Part};
 use super::due::Account;
 use super::flight::{Flight, Flights};
@@ -53,6 +55,8 @@ const WAITS: u32 = 1;
 #[derive(Debug)]
 pub(super) struct Running {
     settings: PlannerSettings,
+    /// Where bursts are planned.
+    bursts: Option<Arc<Bursts>>,
     luck: Luck,
     period: Option<Period>,
     cells: HashMap<CellId, Cell>,
@@ -90,6 +94,7 @@ pub(super) struct Going {
     pub(super) hotkey: Arc<str>,
     pub(super) task: Arc<Task>,
     pub(super) units: Units,
+    pub(super) burst: bool,
 }
 
 // === impl Running ===
@@ -99,6 +104,7 @@ impl Running {
         Self {
             luck: Luck::of(settings.seed),
             settings,
+            bursts: None,
             period: None,
             cells: HashMap::new(),
             books: None,
@@ -106,11 +112,17 @@ impl Running {
         }
     }
 
+    /// Heeds these windows.
+    pub(super) fn heed(&mut self, bursts: Arc<Bursts>) {
+        self.bursts = Some(bursts);
+    }
+
     /// Goes on to a period; whether its books are still to be read.
     pub(super) fn turn(&mut self, period: Period) -> bool {
         if self.period != Some(period) {
             *self = Self {
                 period: Some(period),
+                bursts: self.bursts.take(),
                 ..Self::new(self.settings.clone())
             };
         }
@@ -179,20 +191,48 @@ impl Running {
         }
         let mut going = Vec::new();
         for (task, offer) in offers(snapshot) {
-            let Some(units) = self.is_time(now, (task, offer)) else {
+            let in_burst = self.in_burst(now, (task, offer));
+            let burst = in_burst.is_some();
+            let alone = |units| Sent { checks: 1, units };
+            let paced = || self.is_time(now, (task, offer)).map(alone);
+            let Some(sent) = in_burst.or_else(paced) else {
                 continue;
             };
-            if let Some(cell) = self.cells.get_mut(&offer.cell) {
+            let Some(cell) = self.cells.get_mut(&offer.cell) else {
+                continue;
+            };
+            if !burst {
                 cell.pace = Pace::after(now.passed, &mut cell.rng);
-                going.push(Going {
-                    flight: cell.flights.begin(offer.cell, units),
-                    hotkey: Arc::clone(&offer.miner.hotkey),
-                    task: Arc::clone(task),
-                    units,
-                });
             }
+            going.extend((0..sent.checks).map(|_| Going {
+                flight: cell.flights.begin(offer.cell, sent.units),
+                hotkey: Arc::clone(&offer.miner.hotkey),
+                task: Arc::clone(task),
+                units: sent.units,
+                burst,
+            }));
         }
         going
+    }
+
+    /// What leaves for a cell in the window that is open for it: nothing else does then, so that
+    /// what is due comes at the rate of its allotment.
+    fn in_burst(&self, now: &Moment, (task, offer): (&Task, &Offer)) -> Option<Sent> {
+        let account = self.account(now, (task, offer))?;
+        let bursts = self.bursts.as_ref()?;
+        let cell = self.cells.get(&offer.cell)?;
+        // Clients first, as ever.
+        let room = self.forecast(offer.cell).room(account.organic, now.passed);
+        let free = now.table.left(offer.cell).saturating_sub(room);
+        let sent = bursts.send(offer, account.due().min(free), account.check)?;
+        let running = u64::try_from(cell.flights.len()).unwrap_or(u64::MAX);
+        let tried = Account {
+            check: sent.units,
+            attempts: account.attempts.saturating_add(running),
+            ..account
+        };
+        let given_up = sent.checks == 0 || tried.is_given_up();
+        Some(if given_up { Sent::default() } else { sent })
     }
 
     /// Whether a check that holds so many units is still to be sent; it counts as in flight
@@ -280,7 +320,7 @@ impl Running {
         Some(Account {
             allotment: offer.allotment,
             part: cell.drawn.part,
-            least: Units::ZERO,
+            least: self.first_burst(cell, offer.allotment),
             check: check_units(task, offer.allotment),
             floor: self.settings.floor,
             organic: posted(Origin::Organic).saturating_add(others_posted(|row| row.organic)),
@@ -288,6 +328,20 @@ impl Running {
             in_flight: cell.flights.planned(),
             attempts: others.all.saturating_add(own.all),
             good: others.good.saturating_add(own.good),
+        })
+    }
+
+    /// What a newcomer's target is at least.
+    fn first_burst(&self, cell: &Cell, allotment: Units) -> Units {
+        let bursts = self.bursts.as_ref().filter(|_| cell.drawn.newcomer);
+        bursts.map_or(Units::ZERO, |bursts| bursts.first_burst(allotment))
+    }
+
+    /// What is left to the windows that come.
+    fn kept_back(&self, offer: &Offer) -> Units {
+        let bursts = self.bursts.as_ref();
+        bursts.map_or(Units::ZERO, |bursts| {
+            bursts.kept_back(offer.cell, offer.allotment)
         })
     }
 
@@ -313,6 +367,7 @@ impl Running {
         let counted_on = forecast.counted_on(account.organic, now.passed);
         let checks = account
             .due_beyond(counted_on)
+            .saturating_sub(self.kept_back(offer))
             .get()
             .div_ceil(account.brings().get());
         if now.passed < cell.pace.leaves(checks, cell.takes)? {

@@ -1,5 +1,6 @@
 //! How checks are planned.
 
+use super::burst::BurstSettings;
 use super::draw::Draws;
 
 /// Who sends checks.
@@ -24,6 +25,8 @@ pub struct PlannerSettings {
     /// Whether each cell gets a check that ends good, also where organic work covers its
     /// target: who is never checked is never judged.
     pub floor: bool,
+    /// The windows in which all are asked at once. Only this gateway's own planner asks in any.
+    pub bursts: BurstSettings,
     /// Makes draws and waits repeat, for tests; `None`: the system's randomness.
     pub seed: Option<u64>,
 }
@@ -36,6 +39,7 @@ impl Default for PlannerSettings {
             mode: Mode::BuiltIn,
             draws: Draws::default(),
             floor: true,
+            bursts: BurstSettings::default(),
             seed: None,
         }
     }

@@ -41,6 +41,7 @@ fn check(gateway: &TestGateway, name: &str, due: StillDue) -> Check {
         hotkey: hotkey.into(),
         task: Arc::clone(snapshot.tasks.get(TASK).expect("the task")),
         units: Units::new(300),
+        burst: false,
         due,
     }
 }

@@ -588,6 +588,7 @@ impl World {
                 scene,
                 log: Arc::clone(&self.log),
             }),
+            bursts: None,
             mode,
             incarnation: books.incarnation(),
             length,
