@@ -19,6 +19,7 @@ pub mod limits;
 pub mod listen;
 pub mod load;
 pub mod periods;
+pub mod planner;
 mod reader;
 pub mod registry;
 pub mod reload;
@@ -38,6 +39,7 @@ use std::time::Duration;
 use toml::Table;
 use toml::de::DeTable;
 
+use crate::synthetic::PlannerSettings;
 use crate::task::Tasks;
 
 use fault::{Fault, Faults, Wrong};
@@ -60,6 +62,8 @@ pub struct Config {
     pub registry: registry::Registry,
     /// Who may read what was consumed.
     pub reports: reports::Reports,
+    /// Which checks are sent where clients did not ask.
+    pub planner: PlannerSettings,
     /// Which miner takes a call.
     pub routing: routing::Routing,
     /// By which rules miners are scored.
@@ -233,7 +237,7 @@ impl Config {
     }
 
     /// The sections but for the tasks, in the order of the file.
-    fn sections(&mut self) -> [(Heading, &mut dyn Section); 12] {
+    fn sections(&mut self) -> [(Heading, &mut dyn Section); 13] {
         [
             (Heading::GATEWAY, &mut self.gateway),
             (Heading::LISTEN, &mut self.listen),
@@ -242,6 +246,7 @@ impl Config {
             (Heading::STORE, &mut self.store),
             (Heading::REGISTRY, &mut self.registry),
             (Heading::REPORTS, &mut self.reports),
+            (Heading::PLANNER, &mut self.planner),
             (Heading::ROUTING, &mut self.routing),
             (Heading::SCORES, &mut self.scores),
             (Heading::LIMITS, &mut self.limits),
@@ -290,6 +295,10 @@ impl Heading {
         ..Self::reloads("registry", "Who may declare what.")
     };
     const REPORTS: Self = Self::fixed("reports", "Who may read what was consumed.");
+    const PLANNER: Self = Self::fixed(
+        "planner",
+        "Which checks are sent where clients did not ask.",
+    );
     const ROUTING: Self = Self::fixed("routing", "Which miner takes a call.");
     const SCORES: Self = Self::fixed("scores", "By which rules miners are scored.");
     const LIMITS: Self = Self {

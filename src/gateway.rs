@@ -3,6 +3,7 @@
 
 mod build;
 mod checking;
+mod checks;
 mod drain;
 mod enrolment;
 mod follow;
@@ -38,8 +39,10 @@ use crate::registry::metagraph::{MetagraphError, ShareFault};
 use crate::scoring::scorer::Scorer;
 use crate::store::sqlite::{OpenError, SqliteStore};
 use crate::store::{BookRow, Health, StoreFault};
+use crate::synthetic::desk::Desk;
 use crate::synthetic::driver::Driver;
 use crate::synthetic::judge::Judge;
+use crate::synthetic::planner::Planner;
 use crate::telemetry::Instruments;
 
 use self::checking::Checking;
@@ -64,6 +67,8 @@ pub struct Gateway {
     keys: Arc<KeyRing>,
     instruments: Arc<Instruments>,
     scorer: Arc<Scorer>,
+    /// Where it is known what of checks is due.
+    desk: Option<Arc<Desk>>,
     /// Rises when much was consumed.
     news: watch::Sender<u64>,
     health: tonic_health::server::HealthReporter,
@@ -203,6 +208,7 @@ impl Gateway {
     /// Starts what works beside the doors; the gateway is ready then.
     pub async fn begin(&self) {
         self.run_control();
+        self.run_checks();
         self.ready().await;
     }
 
@@ -339,6 +345,24 @@ impl Gateway {
         let instruments = Arc::clone(&self.instruments);
         let heartbeat = heartbeat::run(store, books, instruments, stop.clone());
         self.supervisor.spawn("heartbeat", stop, heartbeat);
+    }
+
+    /// A drain stops checks first: they are nobody's who waits.
+    fn run_checks(&self) {
+        let Some(desk) = &self.desk else {
+            return;
+        };
+        let planner = Planner {
+            desk: Arc::clone(desk),
+            store: Arc::clone(&self.store) as _,
+            checks: Arc::clone(&self.checks.driver),
+            mode: self.config.planner.mode,
+            incarnation: self.books.incarnation(),
+            length: self.books.length(),
+        };
+        let stop = &self.stops.drain;
+        self.supervisor
+            .spawn("checks", stop, planner.run(stop.clone()));
     }
 
     fn seals(&self) -> Seals {

@@ -21,6 +21,7 @@ use crate::sidecar::openai::OpenAiServer;
 use crate::sidecar::sessions::Validators;
 use crate::sidecar::simulated::{SimulatedModel, Simulation};
 use crate::sidecar::{ServedTask, Sidecar, SidecarSettings};
+use crate::synthetic::Mode;
 
 /// The task that every miner of the demo does.
 pub(super) const TASK: &str = "demo-chat";
@@ -279,5 +280,7 @@ fn config(dir: &std::path::Path, period_s: u32) -> Config {
         config.period.length = length;
     }
     config.drain.delay = Duration::ZERO;
+    // It shows what becomes of clients' requests, and its proof counts them alone.
+    config.planner.mode = Mode::Off;
     config
 }

@@ -25,7 +25,8 @@ use crate::identity::hotkey::Hotkey;
 use crate::identity::pace::Pace;
 use crate::proto::v1;
 use crate::report::cursor::{Cursor, Scope};
-use crate::report::feed::{self, Feed, RoundError, View};
+use crate::report::due::DueSource;
+use crate::report::feed::{self, Feed, RoundError, Told, View};
 use crate::report::readers::Readers;
 use crate::report::{Reach, ReportStore, SealRow, wire};
 use crate::scoring::scorer::{ScoreError, Scorer};
@@ -60,6 +61,8 @@ pub struct Reports {
     pub store: Arc<dyn ReportStore>,
     /// Those of this process: they know the running period.
     pub books: Arc<Books>,
+    /// Knows what of checks is due, where they are planned.
+    pub due: Option<Arc<dyn DueSource>>,
     /// Who may read what.
     pub readers: Arc<Readers>,
     /// Scores miners.
@@ -220,6 +223,8 @@ impl v1::consumption_service_server::ConsumptionService for Consumption {
             resume: request.cursor,
             sent: Arc::clone(&session.sent),
             outlet,
+            due: self.with.due.clone(),
+            told: Told::default(),
         };
         let service = self.clone();
         #[expect(

@@ -16,8 +16,9 @@ use tower::Layer as _;
 use tower::retry::budget::TpsBudget;
 
 use super::checking::Checking;
+use super::checks::{Planned, desk};
 use super::enrolment::{self, Enrolment};
-use super::readers::Callers;
+use super::readers::{Callers, readers};
 use super::receipts::StoreReceipts;
 use super::supervisor::Supervisor;
 use super::{Addresses, Gateway, StartError, Stops};
@@ -42,7 +43,7 @@ use crate::front_door::signed::Signed;
 use crate::front_door::tls::Tls;
 use crate::identity::api_key::KeyStore as _;
 use crate::identity::call::{CallSigner, CallVerifier};
-use crate::identity::hotkey::{DEVELOPMENT, Hotkey, Keypair};
+use crate::identity::hotkey::{DEVELOPMENT, Keypair};
 use crate::identity::key_ring::KeyRing;
 use crate::identity::nonce::NonceStore;
 use crate::miner_client::{Caller, Pool, PoolSettings};
@@ -79,6 +80,7 @@ pub struct Parts {
     keys: Arc<KeyRing>,
     instruments: Arc<Instruments>,
     scorer: Arc<Scorer>,
+    desk: Planned,
     readers: Arc<Readers>,
     news: watch::Sender<u64>,
     stops: Stops,
@@ -132,6 +134,7 @@ impl Parts {
         keys.replace(store.keys().await?);
         let instruments = Arc::new(Instruments::new());
         let scorer = Arc::new(scorer(config, &store, &registry, &books));
+        let desk = desk(config, &books, &registry);
         let stops = Stops::default();
         let calls = Arc::new(calls(config, &books, &registry, &instruments, &stops));
         let checks = Checking::new(&calls, &store, &clock)?;
@@ -146,6 +149,7 @@ impl Parts {
             keys,
             instruments,
             scorer,
+            desk,
             readers: Arc::new(readers),
             news: watch::Sender::new(0),
             stops,
@@ -157,18 +161,6 @@ fn keypair(config: &Config) -> Result<Keypair, StartError> {
     Ok(match &config.gateway.hotkey_file {
         Some(file) => Keypair::load(file)?,
         None => Keypair::from_secret(DEVELOPMENT)?,
-    })
-}
-
-fn readers(config: &Config, own: Hotkey) -> Result<Readers, StartError> {
-    let listed = config.reports.readers.iter().map(|text| {
-        text.parse::<Hotkey>()
-            .map_err(|_| StartError::Reader(text.clone()))
-    });
-    Ok(Readers {
-        own,
-        open: config.reports.open,
-        listed: listed.collect::<Result<_, _>>()?,
     })
 }
 
@@ -350,6 +342,7 @@ fn finish(
         keys: parts.keys,
         instruments: parts.instruments,
         scorer: parts.scorer,
+        desk: parts.desk,
         news: parts.news,
         health,
         doors,
@@ -459,6 +452,7 @@ fn peer_routes(
         store: Arc::clone(&parts.store) as _,
         books: Arc::clone(&parts.books),
         readers: Arc::clone(&parts.readers),
+        due: parts.desk.clone().map(|desk| desk as _),
         scorer: Arc::clone(&parts.scorer),
         judge: Arc::clone(&parts.checks.judge),
         findings: Arc::clone(&parts.store) as _,

@@ -9,7 +9,9 @@ use taugate_ledger::units::Units;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::StartError;
 use crate::books::Books;
+use crate::config::Config;
 use crate::identity::call::Registered;
 use crate::identity::hotkey::Hotkey;
 use crate::registry::Registry;
@@ -35,6 +37,19 @@ impl Registered for Callers {
     fn is_registered(&self, hotkey: &Hotkey) -> bool {
         self.readers.view(*hotkey) == View::All || self.registry.is_registered(hotkey)
     }
+}
+
+/// Who may read everything, as configured.
+pub(super) fn readers(config: &Config, own: Hotkey) -> Result<Readers, StartError> {
+    let listed = config.reports.readers.iter().map(|text| {
+        text.parse::<Hotkey>()
+            .map_err(|_| StartError::Reader(text.clone()))
+    });
+    Ok(Readers {
+        own,
+        open: config.reports.open,
+        listed: listed.collect::<Result<_, _>>()?,
+    })
 }
 
 /// Wakes consumers when much of a cell was consumed, until `stop`.

@@ -6,15 +6,17 @@
 //! yet; what it hears twice changes nothing. Nothing is held for a consumer but pages, so
 //! that one that does not read lags alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use taugate_ledger::ids::{CellId, Origin};
+use taugate_ledger::units::Units;
 use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::cursor::{Cursor, Place, Scope};
+use super::due::{Due, DueSheet, DueSource};
 use super::wire;
 use super::{Counter, CounterPage, Reach, ReportStore, Standing};
 use crate::identity::StoreAway;
@@ -63,7 +65,15 @@ pub struct Feed {
     pub sent: Sent,
     /// Where it goes.
     pub outlet: Outlet,
+    /// Where what is due of checks is known.
+    pub due: Option<Arc<dyn DueSource>>,
+    /// What of it was told last.
+    pub told: Told,
 }
+
+/// What of checks a consumer was told last. Bounded by the cells that are offered.
+#[derive(Debug, Default)]
+pub struct Told(DueSheet);
 
 /// Why a round did not end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -108,6 +118,7 @@ impl Feed {
                 more |= self.send_receipts(*reach, &mut cursor).await?;
             }
         }
+        self.dues(fresh).await?;
         cursor.settled = books.settled;
         cursor.keep_from(books.keep_from);
         let encoded = cursor.encode();
@@ -193,6 +204,23 @@ impl Feed {
         Ok(())
     }
 
+    /// What of checks is due otherwise than was told last. Clients never see it, nor does a
+    /// miner, who could spare itself what nobody checks.
+    async fn dues(&mut self, fresh: bool) -> Result<(), RoundError> {
+        let Some(due) = self.due.as_ref().filter(|_| self.view == View::All) else {
+            return Ok(());
+        };
+        let sheet = due.sheet();
+        if fresh {
+            self.told = Told::default();
+        }
+        for entry in self.told.changed(&sheet) {
+            self.say(Event::Due(entry)).await?;
+        }
+        self.told = Told(sheet);
+        Ok(())
+    }
+
     async fn send_receipts(&self, reach: Reach, cursor: &mut Cursor) -> Result<bool, RoundError> {
         let key = (reach.period, reach.incarnation);
         let place = cursor.place(key);
@@ -229,6 +257,42 @@ impl Feed {
     async fn send(&self, response: v1::WatchResponse) -> Result<(), RoundError> {
         let sent = self.outlet.send(Ok(response)).await;
         sent.map_err(|_| RoundError::Left)
+    }
+}
+
+// === impl Told ===
+
+impl Told {
+    /// What differs in a newer sheet. Of a cell that is gone nothing is due any more.
+    fn changed(&self, newer: &DueSheet) -> Vec<v1::CheckDue> {
+        let Some(period) = newer.period else {
+            return Vec::new();
+        };
+        let key = |due: &Due| (Arc::clone(&due.miner), Arc::clone(&due.task));
+        let same = self.0.period == Some(period);
+        let mut before: HashMap<_, _> = self
+            .0
+            .rows
+            .iter()
+            .filter(|_| same)
+            .map(|due| (key(due), due))
+            .collect();
+        let mut changed = Vec::new();
+        for due in &newer.rows {
+            if before.remove(&key(due)) != Some(due) {
+                changed.push(due.to_wire(period));
+            }
+        }
+        let gone = before.into_values().map(|due| {
+            let none = Due {
+                target: Units::ZERO,
+                due: Units::ZERO,
+                ..due.clone()
+            };
+            none.to_wire(period)
+        });
+        changed.extend(gone);
+        changed
     }
 }
 

@@ -156,6 +156,7 @@ fn config(dir: &Path) -> Config {
     // One period holds the whole test.
     config.period.length = PeriodLength::from_secs(86_400).expect("not zero");
     config.drain.delay = Duration::ZERO;
+    config.planner.mode = taugate::synthetic::Mode::Off;
     config.gateway.shards = Some(1);
     config
 }

@@ -59,7 +59,7 @@ impl Place {
             "[listen]\npublic = {any}\npeer = {any}\nadmin = {any}\n\
              [keys]\nrequired = false\n\
              [registry]\nopen_registration = true\nopen_tasks = true\nunauthenticated_miners = true\n\
-             [store]\npath = {:?}\n[telemetry]\nlog = \"json\"\n\
+             [planner]\nmode = \"off\"\n[store]\npath = {:?}\n[telemetry]\nlog = \"json\"\n\
              [drain]\ndelay_s = 0\ndeadline_s = 1\n{more}",
             place.store()
         );

@@ -71,6 +71,7 @@ impl Network {
         config.store.retention_periods = 1_000;
         config.period.length = PeriodLength::from_secs(PERIOD_S).expect("not zero");
         config.drain.delay = Duration::ZERO;
+        config.planner.mode = taugate::synthetic::Mode::Off;
         let gateway = Gateway::start(Arc::new(config), Arc::new(SystemClock)).await;
         let network = Self {
             gateway: gateway.expect("the gateway starts"),

@@ -13,6 +13,8 @@ use taugate::proto::v1;
 use taugate::proto::v1::consumption_service_client::ConsumptionServiceClient;
 use taugate::proto::v1::watch_response::Event;
 use taugate::report::seal;
+use taugate::synthetic::Mode;
+use taugate::synthetic::draw::{Draw, Draws};
 use taugate::task::Task;
 use taugate_ledger::consumed::Consumed;
 use taugate_ledger::period::PeriodLength;
@@ -52,6 +54,10 @@ struct Kept {
     snapshots: usize,
     gaps: Vec<v1::RetentionGap>,
     beats: usize,
+    /// (period, miner, task) to (target, due), the newest.
+    dues: BTreeMap<(i64, String, String), (u64, u64)>,
+    /// How many were told.
+    dues_told: usize,
 }
 
 // === impl Reader ===
@@ -146,7 +152,12 @@ impl Kept {
                 Event::SnapshotEnd(_) => {}
                 Event::Seal(seal) => self.seals.push(seal),
                 Event::Gap(gap) => self.gaps.push(gap),
-                Event::Due(due) => panic!("nobody plans: {due:?}"),
+                Event::Due(due) => {
+                    let period = due.period.expect("a period").seconds;
+                    let key = (period, due.miner, due.task);
+                    self.dues.insert(key, (due.target, due.due));
+                    self.dues_told += 1;
+                }
                 Event::Receipt(placed) => {
                     let receipt = placed.receipt.expect("a receipt");
                     let period = receipt.period.expect("a period").seconds;
@@ -615,4 +626,70 @@ async fn scores_are_told_to_validators_and_weigh_what_was_delivered_and_found_go
         reason(&refused),
         (Code::PermissionDenied, "FORBIDDEN".into())
     );
+}
+
+/// A gateway whose validator sends checks itself: a tenth of each allotment.
+async fn with_external_checks() -> (FakeMiner, TestGateway) {
+    closed(|config| {
+        config.planner.mode = Mode::External;
+        config.planner.draws = Draws::new(vec![Draw::of(1.0, 0.1, 0.1)]).expect("rows");
+        config.planner.floor = false;
+    })
+    .await
+}
+
+#[tokio::test]
+async fn validators_hear_what_of_checks_is_due_and_how_clients_shrink_it() {
+    let (_miner, gateway) = with_external_checks().await;
+    let reader = Reader::new("//Reader", &gateway).await;
+    let mut stream = reader.watch("a", &[], false).await.expect("a stream");
+    let mut kept = Kept::default();
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while kept.dues.is_empty() {
+        assert!(tokio::time::Instant::now() < deadline, "nothing is due");
+        kept.batch(&mut stream).await.expect("a batch");
+    }
+    let one = Keypair::from_secret("//One").expect("a key").hotkey();
+    let ((_, miner, task), due) = kept.dues.first_key_value().expect("one");
+    assert_eq!((&**miner, &**task), (&*one.to_string(), TASK));
+    assert_eq!(*due, (100_000, 100_000));
+    let told = kept.dues_told;
+    kept.batch(&mut stream).await.expect("a batch");
+    assert_eq!(kept.dues_told, told, "what did not change is not told");
+    calls(&gateway, 5).await;
+    let posted = gateway.posted().await;
+    let now = |kept: &Kept| *kept.dues.first_key_value().expect("one").1;
+    while now(&kept) != (100_000, 100_000 - posted) {
+        assert!(tokio::time::Instant::now() < deadline, "{:?}", now(&kept));
+        kept.batch(&mut stream).await.expect("a batch");
+    }
+    // A cursor that goes on is told all of it anew: what is due has no cursor.
+    let mut again = Kept::default();
+    let mut stream = reader
+        .watch("a", &kept.cursor, false)
+        .await
+        .expect("a stream");
+    again.batch(&mut stream).await.expect("a batch");
+    assert_eq!((again.snapshots, again.dues), (0, kept.dues));
+}
+
+#[tokio::test]
+async fn miners_hear_nothing_of_checks() {
+    let (_miner, gateway) = with_external_checks().await;
+    let reader = Reader::new("//Reader", &gateway).await;
+    let mut stream = reader.watch("a", &[], false).await.expect("a stream");
+    let mut kept = Kept::default();
+    while kept.dues.is_empty() {
+        kept.batch(&mut stream).await.expect("a batch");
+    }
+    let miner = Reader::new("//One", &gateway).await;
+    let mut stream = miner.watch("a", &[], false).await.expect("a stream");
+    let mut kept = Kept::default();
+    calls(&gateway, 2).await;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while kept.total() < gateway.posted().await {
+        assert!(tokio::time::Instant::now() < deadline);
+        kept.batch(&mut stream).await.expect("a batch");
+    }
+    assert_eq!(kept.dues_told, 0);
 }

@@ -19,6 +19,7 @@ use taugate::identity::hotkey::Keypair;
 use taugate::proto::v1;
 use taugate::proto::v1::inference_service_client::InferenceServiceClient;
 use taugate::registry::checked::{RECORD_KIND, Record};
+use taugate::synthetic::Mode;
 use taugate_ledger::period::PeriodLength;
 use tonic::Status;
 
@@ -87,6 +88,8 @@ impl TestGateway {
         config.drain.delay = Duration::ZERO;
         config.drain.deadline = Duration::from_secs(1);
         config.gateway.shards = Some(1);
+        // Tests that are about something else count calls.
+        config.planner.mode = Mode::Off;
         config
     }
 

@@ -28,6 +28,7 @@ pub(crate) async fn gateway(dir: &std::path::Path, peer: SocketAddr) -> Gateway 
     config.listen.peer = peer;
     config.store.path = dir.join("taugate.db");
     config.drain.delay = Duration::ZERO;
+    config.planner.mode = taugate::synthetic::Mode::Off;
     config.gateway.shards = Some(1);
     Gateway::start(Arc::new(config), Arc::new(SystemClock))
         .await
