@@ -356,6 +356,8 @@ impl Gateway {
             desk: Arc::clone(desk),
             store: Arc::clone(&self.store) as _,
             checks: Arc::clone(&self.checks.driver),
+            // None are planned yet.
+            bursts: None,
             mode: self.config.planner.mode,
             incarnation: self.books.incarnation(),
             length: self.books.length(),
