@@ -1,7 +1,8 @@
-//! `taugate demo`: a whole network on one machine. A gateway, six simulated miners of
+//! `taugate demo`: a whole network on one machine. A gateway, seven simulated miners of
 //! different size and quality on real sockets, one in front of a real model server if there
 //! is one, and a client that replays recorded traffic; at the end the proof of the books.
 
+mod checks;
 mod network;
 mod proof;
 mod screen;
@@ -115,6 +116,9 @@ pub enum DemoError {
     /// The engine at the end.
     #[error("the books were not closed: {0}")]
     Close(#[from] taugate_ledger::engine::ExchangeError),
+    /// The scores.
+    #[error("miners cannot be scored: {0}")]
+    Score(#[from] crate::scoring::scorer::ScoreError),
     /// The JSON.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
@@ -178,7 +182,7 @@ async fn show(
         network.add_simulated(args.seed).await?;
     }
     let proof = traffic((&client, &network), &args, (told, stop), out).await?;
-    writeln!(out, "\n{}", proof.table())?;
+    writeln!(out, "\n{}\n\n{}\n", proof.table(), proof.checks())?;
     writeln!(out, "{}", proof.verdict())?;
     if let Some(file) = &args.json {
         std::fs::write(file, serde_json::to_string_pretty(&proof)?)?;

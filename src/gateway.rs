@@ -89,10 +89,12 @@ pub struct Addresses {
 }
 
 /// What ends what, in this order.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Stops {
     /// The end has begun; all goes on for a while.
     drain: CancellationToken,
+    /// No more checks are sent; with the drain at latest.
+    checks: CancellationToken,
     /// No more connections are accepted; those that live are asked to go.
     accept: CancellationToken,
     /// Calls that still run are cut.
@@ -156,6 +158,22 @@ pub enum StartError {
     /// The descriptors of reflection.
     #[error("reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
+}
+
+// === impl Stops ===
+
+impl Default for Stops {
+    fn default() -> Self {
+        let drain = CancellationToken::new();
+        Self {
+            checks: drain.child_token(),
+            drain,
+            accept: CancellationToken::new(),
+            cut: CancellationToken::new(),
+            gone: CancellationToken::new(),
+            control: CancellationToken::new(),
+        }
+    }
 }
 
 // === impl StartError ===
@@ -362,9 +380,20 @@ impl Gateway {
             incarnation: self.books.incarnation(),
             length: self.books.length(),
         };
-        let stop = &self.stops.drain;
+        let stop = &self.stops.checks;
         self.supervisor
             .spawn("checks", stop, planner.run(stop.clone()));
+    }
+
+    /// Sends no more checks; those that run are cancelled. What is due stays so.
+    pub fn end_checks(&self) {
+        self.stops.checks.cancel();
+    }
+
+    /// Where every miner stands.
+    #[must_use]
+    pub const fn scorer(&self) -> &Arc<Scorer> {
+        &self.scorer
     }
 
     fn seals(&self) -> Seals {

@@ -56,7 +56,7 @@ fn the_demos_books_close() {
     assert_eq!(proof["faults"].as_array().map(Vec::len), Some(0));
 
     let miners = proof["miners"].as_array().unwrap();
-    assert_eq!(miners.len(), 6);
+    assert_eq!(miners.len(), 7);
     let sum = |key: &str| -> f64 {
         miners
             .iter()

@@ -21,7 +21,6 @@ use crate::sidecar::openai::OpenAiServer;
 use crate::sidecar::sessions::Validators;
 use crate::sidecar::simulated::{SimulatedModel, Simulation};
 use crate::sidecar::{ServedTask, Sidecar, SidecarSettings};
-use crate::synthetic::Mode;
 
 /// The task that every miner of the demo does.
 pub(super) const TASK: &str = "demo-chat";
@@ -36,9 +35,10 @@ struct Character {
     failure_rate: f64,
 }
 
-/// Six miners of different size and quality. The healthy ones have about half more than
-/// the recorded hour asks for, and run dry in its steepest minutes only.
-const MINERS: [Character; 6] = [
+/// Seven miners of different size and quality. The healthy ones have about half more than
+/// the recorded hour asks for, and run dry in its steepest minutes only; one declares ten times
+/// what it can do.
+const MINERS: [Character; 7] = [
     Character {
         name: "large",
         units_per_hour: 8_000_000,
@@ -72,6 +72,13 @@ const MINERS: [Character; 6] = [
         units_per_hour: 2_000_000,
         concurrency: 12,
         tokens_per_s: 60.0,
+        failure_rate: 0.0,
+    },
+    Character {
+        name: "boasting",
+        units_per_hour: 4_000_000,
+        concurrency: 4,
+        tokens_per_s: 25.0,
         failure_rate: 0.0,
     },
     Character {
@@ -280,7 +287,5 @@ fn config(dir: &std::path::Path, period_s: u32) -> Config {
         config.period.length = length;
     }
     config.drain.delay = Duration::ZERO;
-    // It shows what becomes of clients' requests, and its proof counts them alone.
-    config.planner.mode = Mode::Off;
     config
 }

@@ -9,6 +9,7 @@ use taugate_ledger::receipt::Outcome;
 use taugate_ledger::units::Units;
 
 use super::DemoError;
+use super::checks::Checked;
 use super::network::Network;
 use super::told::Told;
 use crate::client::replay::report::{Latency, Report};
@@ -31,9 +32,11 @@ pub(super) struct Proof {
     answer: Latency,
     /// Whether the traffic was ended before its end.
     interrupted: bool,
-    /// Jain's index of posted / allotment over the miners that did not fail; 1: all equal.
+    /// Jain's index of posted / allotment (as far as it was shown) over the miners that did not
+    /// fail; 1: all equal.
     fairness: f64,
     periods: usize,
+    checked: Checked,
     /// Units of receipts over all periods.
     receipts: u64,
     /// Units of the store's counters.
@@ -56,6 +59,12 @@ struct MinerLine {
     good: u64,
     busy: u64,
     failed: u64,
+    /// Units of checks.
+    checks: u64,
+    /// What was shown, units a period.
+    verified: u64,
+    /// Its part of all rewards.
+    weight: f64,
     first_delta: Latency,
     answer: Latency,
 }
@@ -69,8 +78,9 @@ impl Proof {
         told: &Told,
         report: Report,
     ) -> Result<Self, DemoError> {
-        let mut proof = Self::of_calls(network, told, report);
         let gateway = network.gateway();
+        gateway.end_checks();
+        let mut proof = Self::of_calls(network, told, report);
         until_nothing_is_reserved(network).await;
         gateway.books().settle(SETTLE).await;
         let periods = gateway.store().periods().await?;
@@ -78,7 +88,9 @@ impl Proof {
         for period in periods {
             proof.add_books(network, period).await?;
             proof.add_attempts(network, period).await?;
+            proof.checked.add(network, period).await?;
         }
+        proof.add_scores(network).await?;
         proof.compare_receipts(network, told).await?;
         proof.look_at_reserved(network);
         proof.share();
@@ -114,6 +126,7 @@ impl Proof {
             interrupted: report.interrupted,
             fairness: 0.0,
             periods: 0,
+            checked: Checked::default(),
             receipts: 0,
             counters: 0,
             told: told.recorded.values().sum(),
@@ -135,11 +148,30 @@ impl Proof {
             let Subject::Miner { hotkey, .. } = &row.subject else {
                 continue;
             };
+            let [_, synthetic] = row.posted;
             let posted = row.posted.into_iter().sum::<Units>().get();
             self.receipts += row.receipts.into_iter().sum::<Units>().get();
             self.counters += posted;
             if let Some(line) = line(&mut self.miners, network, &hotkey.to_string()) {
                 line.posted += posted;
+                line.checks += synthetic.get();
+            }
+        }
+        Ok(())
+    }
+
+    /// Where each miner stands at the end.
+    async fn add_scores(&mut self, network: &Network) -> Result<(), DemoError> {
+        let standing = network.gateway().scorer().standing(None).await?;
+        for (hotkey, weight) in &standing.weights {
+            if let Some(line) = line(&mut self.miners, network, &hotkey.to_string()) {
+                line.weight = *weight;
+            }
+        }
+        let miners = standing.tasks.iter().flat_map(|task| &task.miners);
+        for (hotkey, steps) in miners {
+            if let Some(line) = line(&mut self.miners, network, &hotkey.to_string()) {
+                line.verified = steps.verified.get();
             }
         }
         Ok(())
@@ -233,36 +265,42 @@ impl Proof {
     pub(super) fn table(&self) -> String {
         let mut table = super::table(&[
             "miner",
-            "declared",
             "allotment",
+            "verified",
             "posted",
-            "of units",
-            "of capacity",
-            "first delta, ms (50, 99 %)",
-            "end, ms (50, 99 %)",
-            "good",
-            "busy",
-            "failed",
+            "checks",
+            "% of units\n(capacity)",
+            "weight",
+            "end, ms\n(50, 99 %)",
+            "good/busy/\nfailed",
         ]);
         for line in &self.miners {
             table.add_row([
                 line.name.to_owned(),
-                line.declared.to_string(),
                 line.allotment.to_string(),
+                line.verified.to_string(),
                 line.posted.to_string(),
-                format!("{:.1} %", line.share_of_units * 100.0),
-                format!("{:.1} %", line.share_of_capacity * 100.0),
-                line.first_delta.brief(),
+                line.checks.to_string(),
+                format!(
+                    "{:.1} ({:.1})",
+                    line.share_of_units * 100.0,
+                    line.share_of_capacity * 100.0
+                ),
+                format!("{:.3}", line.weight),
                 line.answer.brief(),
-                line.good.to_string(),
-                line.busy.to_string(),
-                line.failed.to_string(),
+                format!("{}/{}/{}", line.good, line.busy, line.failed),
             ]);
         }
         format!(
-            "{table}\n(declared and allotment are units a period; posted is the sum of {} periods)",
+            "{table}\n(allotment and verified are units a period; posted is the sum of {} periods, \
+             checks are part of it)",
             self.periods
         )
+    }
+
+    /// A line per period of what was checked.
+    pub(super) fn checks(&self) -> String {
+        self.checked.table()
     }
 
     /// The proof in words.
@@ -288,6 +326,8 @@ impl Proof {
             "Books: receipts {} = counters {}; told to the client as recorded {}; reserved {}\n",
             self.receipts, self.counters, self.told, self.reserved
         ));
+        text.push_str(&self.checked.verdict());
+        text.push('\n');
         if self.closes() {
             text.push_str("The books close.");
         } else {
@@ -332,14 +372,15 @@ async fn until_nothing_is_reserved(network: &Network) {
     drop(tokio::time::timeout(SETTLE, nothing).await);
 }
 
-/// Jain's index of posted / allotment, over the miners that fail less than one time in ten.
+/// Jain's index of posted / allotment over the miners that fail less than one time in ten; what
+/// a miner did not show of its allotment does not count.
 #[expect(clippy::cast_precision_loss, reason = "an index needs no more digits")]
 fn fairness(miners: &[MinerLine]) -> f64 {
     let healthy = miners
         .iter()
         .filter(|line| line.failed * 10 <= line.good && line.allotment > 0);
     let used: Vec<_> = healthy
-        .map(|line| line.posted as f64 / line.allotment as f64)
+        .map(|line| line.posted as f64 / line.allotment.min(line.verified).max(1) as f64)
         .collect();
     let (sum, squares) = (
         used.iter().sum::<f64>(),

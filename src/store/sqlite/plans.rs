@@ -10,6 +10,7 @@ use super::exchange::{FirstOfThisProcess, is_live};
 use super::rows::{RowFault, Stop, cell_id, cell_int, int, period_int, uint, units};
 use super::writer::Class;
 use crate::identity::StoreAway;
+use crate::store::StoreFault;
 use crate::synthetic::draw::Part;
 use crate::synthetic::plan::{Attempts, Before, CellBooks, Drawn, PlanStore, Term};
 
@@ -75,6 +76,23 @@ impl PlanStore for SqliteStore {
             let read = move |conn: &Connection| organic_before(conn, period, periods);
             Ok(self.readers.read(read).await?)
         })
+    }
+}
+
+impl SqliteStore {
+    /// What was drawn of checks in a period, by cell.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn drawn(&self, period: Period) -> Result<Vec<Drawn>, StoreFault> {
+        let read = move |conn: &Connection| {
+            let mut drawn = conn.prepare_cached(
+                "SELECT cell, part, newcomer FROM plan WHERE period = ?1 ORDER BY cell",
+            )?;
+            let rows = drawn.query_and_then([period_int(period)], drawn_of)?;
+            rows.collect()
+        };
+        self.readers.read(read).await
     }
 }
 
