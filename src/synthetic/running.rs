@@ -44,6 +44,10 @@ const OF_STATED: u32 = 4;
 /// As long as no check ended, it is taken to last this part of the period.
 const TAKES: f64 = 0.02;
 
+/// A wait counts from when the check before was to leave, so that looks which come late do not
+/// add up; but from no longer ago than this part of the period.
+const BEHIND_MAX: f64 = 0.01;
+
 /// How much the newest check tells of how long they take.
 const NEWEST: f64 = 0.3;
 
@@ -190,29 +194,38 @@ impl Running {
             return Vec::new();
         }
         let mut going = Vec::new();
-        for (task, offer) in offers(snapshot) {
-            let in_burst = self.in_burst(now, (task, offer));
-            let burst = in_burst.is_some();
-            let alone = |units| Sent { checks: 1, units };
-            let paced = || self.is_time(now, (task, offer)).map(alone);
-            let Some(sent) = in_burst.or_else(paced) else {
+        for offered in offers(snapshot) {
+            if let Some(sent) = self.in_burst(now, (offered.0, offered.1)) {
+                going.extend((0..sent.checks).filter_map(|_| self.go(offered, sent.units, true)));
                 continue;
-            };
-            let Some(cell) = self.cells.get_mut(&offer.cell) else {
-                continue;
-            };
-            if !burst {
-                cell.pace = Pace::after(now.passed, &mut cell.rng);
             }
-            going.extend((0..sent.checks).map(|_| Going {
-                flight: cell.flights.begin(offer.cell, sent.units),
-                hotkey: Arc::clone(&offer.miner.hotkey),
-                task: Arc::clone(task),
-                units: sent.units,
-                burst,
-            }));
+            // More than one where their waits are shorter than a look takes; how many run at
+            // once is bounded.
+            while let Some((units, at)) = self.is_time(now, (offered.0, offered.1)) {
+                if let Some(cell) = self.cells.get_mut(&offered.1.cell) {
+                    let from = at.max(now.passed - BEHIND_MAX);
+                    cell.pace = Pace::after(from, &mut cell.rng);
+                }
+                going.extend(self.go(offered, units, false));
+            }
         }
         going
+    }
+
+    fn go(
+        &mut self,
+        (task, offer): (&Arc<Task>, &Offer),
+        units: Units,
+        burst: bool,
+    ) -> Option<Going> {
+        let cell = self.cells.get_mut(&offer.cell)?;
+        Some(Going {
+            flight: cell.flights.begin(offer.cell, units),
+            hotkey: Arc::clone(&offer.miner.hotkey),
+            task: Arc::clone(task),
+            units,
+            burst,
+        })
     }
 
     /// What leaves for a cell in the window that is open for it: nothing else does then, so that
@@ -349,8 +362,8 @@ impl Running {
         self.forecasts.get(&cell).copied().unwrap_or_default()
     }
 
-    /// The size of the check whose time has come, if one's has.
-    fn is_time(&self, now: &Moment, (task, offer): (&Task, &Offer)) -> Option<Units> {
+    /// The size of the check whose time has come, and when it came, if one's has.
+    fn is_time(&self, now: &Moment, (task, offer): (&Task, &Offer)) -> Option<(Units, f64)> {
         let account = self.account(now, (task, offer))?;
         let cell = self.cells.get(&offer.cell)?;
         let busy = cell.flights.len() >= at_once(offer);
@@ -370,14 +383,15 @@ impl Running {
             .saturating_sub(self.kept_back(offer))
             .get()
             .div_ceil(account.brings().get());
-        if now.passed < cell.pace.leaves(checks, cell.takes)? {
+        let leaves = cell.pace.leaves(checks, cell.takes)?;
+        if now.passed < leaves {
             return None;
         }
         // Clients first: only what they will not need.
         let room = forecast.room(account.organic, now.passed);
         let free = now.table.left(offer.cell).saturating_sub(room);
         let units = account.check.min(free);
-        (units >= account.check.part_of(CUT_LEAST).max(Units::new(1))).then_some(units)
+        (units >= account.check.part_of(CUT_LEAST).max(Units::new(1))).then_some((units, leaves))
     }
 }
 
