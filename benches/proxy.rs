@@ -77,6 +77,60 @@ async fn main() {
         "A call through the gateway, 64 in flight on 8 connections, one shard",
         &rows,
     );
+    drop((plain, taugate, miner));
+    sessions().await;
+}
+
+/// What a session costs: the same gateway and the same miner, with and without.
+async fn sessions() {
+    let mut rows = vec![row([
+        "CPU a call, µs, in a session",
+        "with",
+        "without",
+        "with / without",
+    ])];
+    let ways = [Role::Proven, Role::Open].map(|role| {
+        let miner = Server::start(role, None);
+        let gateway = Server::start(Role::Taugate, Some(&miner.address));
+        (miner, gateway)
+    });
+    let [(with_miner, with), (without_miner, without)] = &ways;
+    for (kind, told) in [
+        (Kind::Unary, "unary, 1 KiB each way"),
+        (Kind::Stream, "stream of 200 messages of 58 bytes"),
+    ] {
+        let mut samples = <[Samples; 6]>::default();
+        let clients = [with.clients().await, without.clients().await];
+        with.sample(&clients[0], kind).await;
+        without.sample(&clients[1], kind).await;
+        for _ in 0..ROUNDS {
+            let pairs = [(with_miner, with), (without_miner, without)];
+            for (at, (miner, gateway)) in pairs.into_iter().enumerate() {
+                let miners = miner.cpu_ns();
+                let gateways = gateway.sample(&clients[at], kind).await;
+                let miners = miner.cpu_ns().saturating_sub(miners);
+                let miners = float(miners) / 1000.0 / float(calls(kind) as u64);
+                samples[at].add(gateways);
+                samples[2 + at].add(miners);
+                samples[4 + at].add(gateways + miners);
+            }
+        }
+        for (at, who) in ["gateway", "miner", "both"].into_iter().enumerate() {
+            let (ours, theirs) = (&samples[2 * at], &samples[2 * at + 1]);
+            let told = format!("{told}: {who}");
+            let ratio = ours.over(theirs);
+            rows.push(row([&told, &ours.told(1), &theirs.told(1), &ratio.told(2)]));
+        }
+    }
+    print("A call in a session, checked by the miner", &rows);
+}
+
+/// Calls of one sample.
+const fn calls(kind: Kind) -> usize {
+    match kind {
+        Kind::Unary => UNARY,
+        Kind::Stream => STREAMS,
+    }
 }
 
 // === impl Server ===
@@ -114,10 +168,7 @@ impl Server {
 
     /// Microseconds of CPU time a call.
     async fn sample(&self, clients: &[InferenceServiceClient<Channel>], kind: Kind) -> f64 {
-        let calls = match kind {
-            Kind::Unary => UNARY,
-            Kind::Stream => STREAMS,
-        };
+        let calls = calls(kind);
         let before = self.cpu_ns();
         let mut running = JoinSet::new();
         for at in 0..IN_FLIGHT {

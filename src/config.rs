@@ -180,6 +180,14 @@ impl Config {
         .collect()
     }
 
+    /// Whether miners may be on this machine and in networks that are not public.
+    #[must_use]
+    pub fn private_endpoints(&self) -> bool {
+        let (listen, registry) = (&self.listen, &self.registry);
+        let only_here = listen.peer.ip().is_loopback() && !listen.tls_terminated_in_front;
+        registry.private_endpoints.unwrap_or(only_here)
+    }
+
     /// The longest that a call may take, over all tasks and those that a declaration may open.
     #[must_use]
     pub fn longest_call(&self) -> Duration {
@@ -221,8 +229,12 @@ impl Config {
                 ..newer.limits
             },
             registry: registry::Registry {
-                unauthenticated_miners: running.registry.unauthenticated_miners,
-                ..newer.registry.clone()
+                open_registration: newer.registry.open_registration,
+                open_tasks: newer.registry.open_tasks,
+                hotkeys: newer.registry.hotkeys.clone(),
+                metagraph: newer.registry.metagraph.clone(),
+                miners_max: newer.registry.miners_max,
+                ..running.registry
             },
             tasks: Arc::clone(&newer.tasks),
             ..running
@@ -291,7 +303,13 @@ impl Heading {
     const PERIOD: Self = Self::fixed("period", "How long capacity is declared for.");
     const STORE: Self = Self::fixed("store", "Where the books are kept.");
     const REGISTRY: Self = Self {
-        but: &["unauthenticated_miners"],
+        but: &[
+            "unauthenticated_miners",
+            "private_endpoints",
+            "miners_ca_file",
+            "miners_cert_file",
+            "miners_key_file",
+        ],
         ..Self::reloads("registry", "Who may declare what.")
     };
     const REPORTS: Self = Self::fixed("reports", "Who may read what was consumed.");

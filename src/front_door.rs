@@ -18,4 +18,3 @@ pub mod settings;
 pub mod signed;
 mod slow;
 pub mod status;
-pub mod tls;

@@ -10,6 +10,7 @@ mod follow;
 mod health;
 mod heartbeat;
 mod keys;
+mod miners;
 mod periods;
 mod readers;
 mod receipts;
@@ -142,7 +143,7 @@ pub enum StartError {
     Secret(#[from] SecretError),
     /// The certificate.
     #[error(transparent)]
-    Tls(#[from] crate::front_door::tls::TlsError),
+    Tls(#[from] crate::identity::tls::TlsError),
     /// The metagraph.
     #[error("registry.metagraph: {0}")]
     Metagraph(#[from] MetagraphError),

@@ -12,6 +12,7 @@ pub mod nonce;
 pub mod pace;
 pub mod session;
 pub mod signature;
+pub mod tls;
 
 /// The engine under a durable row did not answer; nothing is known to have changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -4,11 +4,13 @@
 pub mod channel;
 mod exact;
 pub mod outcome;
+pub mod reach;
 mod session;
 pub mod stream;
 mod wire;
 
 pub use channel::{Pool, PoolSettings};
 pub use outcome::{DispatchError, MinerFault};
+pub use reach::Reach;
 pub use session::Caller;
 pub use stream::{MinerEvent, MinerStream};

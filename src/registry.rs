@@ -6,6 +6,7 @@ pub mod book;
 pub mod checked;
 pub mod declaration;
 pub mod metagraph;
+pub mod reach;
 pub mod roll;
 pub mod settings;
 pub mod share;

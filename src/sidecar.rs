@@ -28,6 +28,7 @@ use self::serve::MinerDoor;
 use self::sessions::{Sessions, Validators};
 use crate::clock::SharedClock;
 use crate::identity::hotkey::Keypair;
+use crate::identity::tls::ServerTls;
 use crate::proto::v1;
 use crate::task::{TaskId, TaskKind};
 
@@ -36,7 +37,8 @@ use crate::task::{TaskId, TaskKind};
 pub struct SidecarSettings {
     /// Where it listens for gateways; port 0: any that is free.
     pub listen: SocketAddr,
-    /// Where gateways reach it, `http://host:port`; `None`: where it listens.
+    /// Where gateways reach it, `http://host:port` or `https://host:port`; `None`: where
+    /// it listens.
     pub endpoint: Option<String>,
     /// What it does.
     pub tasks: Vec<ServedTask>,
@@ -48,6 +50,8 @@ pub struct SidecarSettings {
     pub keypair: Arc<Keypair>,
     /// Who may call it.
     pub validators: Arc<Validators>,
+    /// What it shows to gateways that connect; `None`: plain text.
+    pub tls: Option<ServerTls>,
     /// Tells the time of declarations.
     pub clock: SharedClock,
     /// How long running answers may go on once it stops.
@@ -156,11 +160,17 @@ impl Sidecar {
             stop.cancelled().await;
             withdrawn.cancel();
         };
-        let serving = serve::serve(self.listener, door, withdrawn.clone(), self.settings.drain);
+        let certificates = self.settings.tls.clone();
+        let listening = serve::Listening {
+            listener: self.listener,
+            tls: self.settings.tls.clone(),
+        };
+        let serving = serve::serve(listening, door, withdrawn.clone(), self.settings.drain);
         let running = async { tokio::join!(stopping, declaring, serving) };
         tokio::select! {
             _ = running => {}
             () = looking.look_after() => {}
+            () = follow(certificates, &stop) => {}
         }
     }
 
@@ -173,13 +183,22 @@ impl Sidecar {
             kind: TaskKind::Chat.to_proto().into(),
         });
         let endpoint = settings.endpoint.clone();
+        let scheme = settings.tls.as_ref().map_or("http", |_| "https");
         Offer {
             keypair: Arc::clone(&settings.keypair),
-            endpoint: endpoint.unwrap_or_else(|| format!("http://{}", self.address)),
+            endpoint: endpoint.unwrap_or_else(|| format!("{scheme}://{}", self.address)),
             tasks: tasks.collect(),
             door,
         }
     }
+}
+
+/// Takes certificates that change; never ends.
+async fn follow(certificates: Option<ServerTls>, stop: &CancellationToken) {
+    if let Some(tls) = certificates {
+        tls.follow(stop.clone()).await;
+    }
+    std::future::pending::<()>().await;
 }
 
 /// Binds and serves until `stop`.

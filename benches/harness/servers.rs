@@ -24,8 +24,13 @@ use taugate::proto::v1::miner_service_server::{MinerService, MinerServiceServer}
 use taugate::proto::v1::stream_generate_response::Event;
 use taugate::proto::v1::{generate_request, miner_generate_request};
 use taugate::registry::checked::{RECORD_KIND, Record};
+use taugate::sidecar;
+use taugate::sidecar::model::{Events, Model, ModelEvent, Models};
+use taugate::sidecar::serve::MinerDoor;
+use taugate::sidecar::sessions::{Sessions, Validators};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
@@ -45,6 +50,10 @@ pub(crate) const WHOLE_TOKENS_MAX: u32 = 1_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     Miner,
+    /// A sidecar's door that checks each request's session.
+    Proven,
+    /// A sidecar's door that opens no sessions.
+    Open,
     Plain,
     Taugate,
 }
@@ -52,8 +61,10 @@ pub(crate) enum Role {
 // === impl Role ===
 
 impl Role {
-    const ALL: [(Self, &'static str); 3] = [
+    const ALL: [(Self, &'static str); 5] = [
         (Self::Miner, "miner"),
+        (Self::Proven, "proven"),
+        (Self::Open, "open"),
         (Self::Plain, "plain"),
         (Self::Taugate, "taugate"),
     ];
@@ -73,6 +84,8 @@ impl Role {
         let serving = async {
             match self {
                 Self::Miner => serve(MinerServiceServer::new(EagerMiner)).await,
+                Self::Proven => door(true).await,
+                Self::Open => door(false).await,
                 Self::Plain => {
                     let to = Endpoint::from_shared(miner.expect("a miner").to_owned());
                     let to = to.expect("an address").connect_lazy();
@@ -170,6 +183,52 @@ impl MinerService for EagerMiner {
         let events = deltas.chain([Sent::Completed(completed)]);
         let messages = events.map(|event| Ok(v1::MinerGenerateResponse { event: Some(event) }));
         Ok(Response::new(stream::iter(messages).boxed()))
+    }
+}
+
+/// What a sidecar runs, in front of a model that answers at once.
+async fn door(sessions: bool) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    say(listener.local_addr().expect("an address"));
+    let door = MinerDoor::new(
+        Models::from([(TASK.into(), Arc::new(EagerModel) as _)]),
+        1_024,
+    );
+    let door = if sessions {
+        let key = Arc::new(Keypair::from_secret("//Bench").expect("a key"));
+        let validators = Arc::new(Validators::anyone());
+        let sessions = Sessions::new(key, Arc::new(SystemClock), validators);
+        door.in_sessions(Arc::new(sessions))
+    } else {
+        door
+    };
+    sidecar::serve::serve(listener, door, CancellationToken::new(), Duration::ZERO).await;
+}
+
+/// Answers at once, as much as is asked for.
+#[derive(Clone, Copy, Debug)]
+struct EagerModel;
+
+impl Model for EagerModel {
+    fn chat(&self, chat: v1::ChatPayload) -> Events {
+        let (pieces, bytes) = if chat.max_tokens.unwrap_or(0) > WHOLE_TOKENS_MAX {
+            (PIECES, PIECE_BYTES)
+        } else {
+            (1, WHOLE_BYTES)
+        };
+        let delta = v1::Delta {
+            content: "x".repeat(bytes),
+            ..v1::Delta::default()
+        };
+        let deltas = std::iter::repeat_n(ModelEvent::Delta(delta), pieces);
+        let end = ModelEvent::End {
+            choices: vec![v1::ChoiceEnd {
+                choice: 0,
+                finish_reason: v1::FinishReason::Stop.into(),
+            }],
+            claimed: v1::ClaimedTokens::default(),
+        };
+        stream::iter(deltas.chain([end]).map(Ok)).boxed()
     }
 }
 

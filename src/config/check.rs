@@ -57,6 +57,25 @@ fn listeners(config: &Config, faults: &mut Vec<Fault>) {
         };
         faults.push(Fault::new(path, Wrong::Missing(needs)));
     }
+    if listen.peer_client_ca_file.is_some() && !listen.has_tls() {
+        let needs = "is missing; peer_client_ca_file needs it";
+        faults.push(Fault::new("listen.cert_file", Wrong::Missing(needs)));
+    }
+    let registry = &config.registry;
+    if registry.miners_cert_file.is_some() != registry.miners_key_file.is_some() {
+        let (path, needs) = if registry.miners_cert_file.is_some() {
+            (
+                "registry.miners_key_file",
+                "is missing; miners_cert_file needs it",
+            )
+        } else {
+            (
+                "registry.miners_cert_file",
+                "is missing; miners_key_file needs it",
+            )
+        };
+        faults.push(Fault::new(path, Wrong::Missing(needs)));
+    }
     let all = [
         ("listen.public", listen.public),
         ("listen.peer", listen.peer),

@@ -28,6 +28,8 @@ pub struct Listen {
     pub cert_file: Option<PathBuf>,
     /// Their private key, PEM.
     pub key_file: Option<PathBuf>,
+    /// The authorities whose certificates miners and validators must show, PEM.
+    pub peer_client_ca_file: Option<PathBuf>,
     /// Something in front ends TLS, so that plain text here is meant.
     pub tls_terminated_in_front: bool,
 }
@@ -52,6 +54,7 @@ impl Default for Listen {
             admin: loopback(ADMIN_PORT),
             cert_file: None,
             key_file: None,
+            peer_client_ca_file: None,
             tls_terminated_in_front: false,
         }
     }
@@ -84,6 +87,12 @@ impl Section for Listen {
             "key_file",
             "The private key that goes with cert_file (PEM).",
             &mut MaybeFile(&mut self.key_file, "/etc/taugate/tls.key"),
+        );
+        fields.field(
+            "peer_client_ca_file",
+            "Lets only those connect to the peer listener that show a certificate of these \
+             authorities (PEM). A changed file is loaded without a restart.",
+            &mut MaybeFile(&mut self.peer_client_ca_file, "/etc/taugate/peers-ca.crt"),
         );
         fields.field(
             "tls_terminated_in_front",

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::field::{Fields, Section};
-use super::slot::{Flag, MaybeFile, Texts, Whole};
+use super::slot::{Flag, MaybeFile, MaybeFlag, Texts, Whole};
 
 /// Room for any network there is; each costs a few kilobytes.
 const MINERS_MAX: usize = 10_000;
@@ -24,6 +24,15 @@ pub struct Registry {
     pub hotkeys: Vec<String>,
     /// Whether miners are asked that open no session.
     pub unauthenticated_miners: bool,
+    /// Whether miners may be on this machine and in networks that are not public; `None`: if
+    /// only this machine can declare.
+    pub private_endpoints: Option<bool>,
+    /// The authorities that miners behind TLS are trusted by, PEM; `None`: the system's.
+    pub miners_ca_file: Option<PathBuf>,
+    /// The certificate that miners are shown that ask for one, PEM.
+    pub miners_cert_file: Option<PathBuf>,
+    /// Its key, PEM.
+    pub miners_key_file: Option<PathBuf>,
     /// The most miners that are held.
     pub miners_max: usize,
 }
@@ -39,6 +48,10 @@ impl Default for Registry {
             metagraph: None,
             hotkeys: Vec::new(),
             unauthenticated_miners: false,
+            private_endpoints: None,
+            miners_ca_file: None,
+            miners_cert_file: None,
+            miners_key_file: None,
             miners_max: MINERS_MAX,
         }
     }
@@ -76,6 +89,29 @@ impl Section for Registry {
              are, nor know who asks. For development: all listeners stay on loopback. Needs a \
              restart.",
             &mut Flag(&mut self.unauthenticated_miners),
+        );
+        fields.field(
+            "private_endpoints",
+            "Whether miners may be on this machine and in networks that are not public. Not \
+             set: only while the peer listener is on loopback, with nothing in front of it. \
+             Addresses where clouds keep a machine's secrets are never reached. Needs a restart.",
+            &mut MaybeFlag(&mut self.private_endpoints),
+        );
+        fields.field(
+            "miners_ca_file",
+            "The authorities (PEM) by which miners behind https are trusted. Not set: those of \
+             the system. Needs a restart; a changed file is loaded without one.",
+            &mut MaybeFile(&mut self.miners_ca_file, "/etc/taugate/miners-ca.crt"),
+        );
+        fields.field(
+            "miners_cert_file",
+            "The certificate (PEM) for miners that ask for one. As miners_ca_file.",
+            &mut MaybeFile(&mut self.miners_cert_file, "/etc/taugate/client.crt"),
+        );
+        fields.field(
+            "miners_key_file",
+            "The private key that goes with miners_cert_file (PEM).",
+            &mut MaybeFile(&mut self.miners_key_file, "/etc/taugate/client.key"),
         );
         fields.field(
             "miners_max",

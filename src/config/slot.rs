@@ -39,6 +39,9 @@ pub(super) struct MaybeDecimal<'a>(
     pub(super) &'static str,
 );
 
+/// Yes, no, or neither.
+pub(super) struct MaybeFlag<'a>(pub(super) &'a mut Option<bool>);
+
 /// Yes or no.
 pub(super) struct Flag<'a>(pub(super) &'a mut bool);
 
@@ -176,6 +179,24 @@ impl Slot for Flag<'_> {
 
     fn write(&self) -> Option<Value> {
         Some(Value::Boolean(*self.0))
+    }
+}
+
+// === impl MaybeFlag ===
+
+impl Slot for MaybeFlag<'_> {
+    fn read(&mut self, value: &Value) -> Result<(), Wrong> {
+        let flag = value.as_bool();
+        *self.0 = Some(flag.ok_or_else(|| Wrong::value(value, "true or false"))?);
+        Ok(())
+    }
+
+    fn write(&self) -> Option<Value> {
+        self.0.map(Value::Boolean)
+    }
+
+    fn example(&self) -> String {
+        "false".to_owned()
     }
 }
 

@@ -187,6 +187,7 @@ impl Network {
         let peer = format!("http://{}", self.gateway.addresses().peer);
         let sidecar = Sidecar::bind(SidecarSettings {
             validators: Arc::new(Validators::learned()),
+            tls: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             endpoint: None,
             tasks: vec![served],

@@ -343,7 +343,7 @@ fn refusal(error: DeclareError) -> Refusal {
         | DeclareError::Network
         | DeclareError::Foreign
         | DeclareError::NotValidNow => invalid("declaration", &error.to_string()),
-        DeclareError::Endpoint => invalid("endpoint", &error.to_string()),
+        DeclareError::Endpoint | DeclareError::Private => invalid("endpoint", &error.to_string()),
         DeclareError::TooOften(wait) => Refusal::RateLimited(Excess::Declarations, wait),
         DeclareError::Signature => Refusal::Unauthenticated,
         DeclareError::Stale => Refusal::Stale,

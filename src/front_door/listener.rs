@@ -27,7 +27,7 @@ use super::passage::{self, Passage};
 use super::seats::{Seat, Seats};
 use super::settings::DoorSettings;
 use super::slow::{Listened, silence};
-use super::tls::Tls;
+use crate::identity::tls::ServerTls;
 use crate::telemetry::Instruments;
 
 /// The threads that serve connections.
@@ -59,7 +59,7 @@ struct Shard {
 #[derive(Debug)]
 struct Accepted {
     stream: TcpStream,
-    tls: Option<Tls>,
+    tls: Option<ServerTls>,
     from: IpAddr,
     /// Counted from here on, not only once its shard looks at it.
     _counted: Connected,
@@ -176,7 +176,12 @@ impl Shards {
 
     /// Accepts until `stop`; hands each connection to the shard with the fewest live
     /// streams, then the fewest connections.
-    pub async fn accept(&self, listener: TcpListener, tls: Option<Tls>, stop: CancellationToken) {
+    pub async fn accept(
+        &self,
+        listener: TcpListener,
+        tls: Option<ServerTls>,
+        stop: CancellationToken,
+    ) {
         // Out of descriptors, an accept loop without a pause spins.
         const PAUSE: Duration = Duration::from_millis(50);
         while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
@@ -224,7 +229,7 @@ impl Shards {
         &self,
         stream: tokio::net::TcpStream,
         from: IpAddr,
-        tls: Option<Tls>,
+        tls: Option<ServerTls>,
     ) -> std::io::Result<()> {
         if self.connections() >= self.settings.load().connections_max {
             return Err(std::io::Error::other("too many connections"));

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -18,6 +17,7 @@ use tower::retry::budget::TpsBudget;
 use super::checking::Checking;
 use super::checks::{Planned, desk};
 use super::enrolment::{self, Enrolment};
+use super::miners::{Certificates, Miners};
 use super::readers::{Callers, readers};
 use super::receipts::StoreReceipts;
 use super::supervisor::Supervisor;
@@ -40,13 +40,11 @@ use crate::front_door::inference::Inference;
 use crate::front_door::listener::{Shards, bind};
 use crate::front_door::settings::DoorSettings;
 use crate::front_door::signed::Signed;
-use crate::front_door::tls::Tls;
 use crate::identity::api_key::KeyStore as _;
 use crate::identity::call::{CallSigner, CallVerifier};
 use crate::identity::hotkey::{DEVELOPMENT, Keypair};
 use crate::identity::key_ring::KeyRing;
 use crate::identity::nonce::NonceStore;
-use crate::miner_client::{Caller, Pool, PoolSettings};
 use crate::proto::PUBLIC_DESCRIPTORS;
 use crate::proto::v1::capacity_service_server::CapacityServiceServer;
 use crate::proto::v1::consumption_service_server::ConsumptionServiceServer;
@@ -251,17 +249,18 @@ pub(super) async fn open_doors(config: Arc<Config>, parts: Parts) -> Result<Gate
     let (public, public_at) = listen(config.listen.public).await?;
     let (peer, peer_at) = listen(config.listen.peer).await?;
     let (admin, admin_at) = listen(config.listen.admin).await?;
-    let tls = match (&config.listen.cert_file, &config.listen.key_file) {
-        (Some(cert), Some(key)) => Some(Tls::load(cert.clone(), key.clone())?),
-        (None | Some(_), _) => None,
-    };
+    let certificates = Certificates::load(&config)?;
     let (health, health_service) = tonic_health::server::health_reporter();
     for service in SERVICES {
         health
             .set_service_status(service, tonic_health::ServingStatus::NotServing)
             .await;
     }
-    let routes = public_routes(&parts, &config, health_service)?;
+    let signer = CallSigner::new(Arc::clone(&parts.keypair), Arc::clone(&parts.clock));
+    let own = vec![public_at, peer_at, admin_at];
+    let miners = Miners::new(&config, signer, own, certificates.miners.clone());
+    let decode_max = config.limits.request_bytes_max;
+    let routes = public_routes(&parts, (miners, decode_max), health_service)?;
     let supervisor = Supervisor::default();
     let settings = door_settings(&config, "public");
     let tokens = (&parts.stops.accept, &parts.stops.gone);
@@ -276,7 +275,11 @@ pub(super) async fn open_doors(config: Arc<Config>, parts: Parts) -> Result<Gate
     let settings = door_settings(&config, "peer");
     let peers = Shards::start(1, settings, &parts.instruments, tokens, peer_routes(&parts));
     let peers = Arc::new(peers.map_err(StartError::Shard)?);
-    for (door, listener) in [(&shards, public), (&peers, peer)] {
+    let accepting = [
+        (&shards, public, &certificates.public),
+        (&peers, peer, &certificates.peer),
+    ];
+    for (door, listener, tls) in accepting {
         let (accepting, tls, stop) = (Arc::clone(door), tls.clone(), parts.stops.accept.clone());
         let accept = async move { accepting.accept(listener, tls, stop).await };
         supervisor.spawn("accept", &parts.stops.accept, accept);
@@ -287,9 +290,7 @@ pub(super) async fn open_doors(config: Arc<Config>, parts: Parts) -> Result<Gate
         supervisor.spawn("shards", &parts.stops.accept, threads);
     }
     let stop = &parts.stops.control;
-    if let Some(tls) = tls {
-        supervisor.spawn("tls", stop, tls.follow(stop.clone()));
-    }
+    certificates.follow(&supervisor, stop);
     let admin_state = Admin::new(
         &parts.instruments,
         sources(&parts),
@@ -382,17 +383,11 @@ pub(super) fn door_settings(config: &Config, listener: &'static str) -> DoorSett
     }
 }
 
-/// Who calls miners.
-fn caller(parts: &Parts, config: &Config) -> Caller {
-    let signer = CallSigner::new(Arc::clone(&parts.keypair), Arc::clone(&parts.clock));
-    Caller::new(signer, config.registry.unauthenticated_miners)
-}
-
 /// Makes a shard's public service: the gate in front, so that nothing runs for a request
 /// that is not let in; behind it inference, health and reflection.
 fn public_routes<H>(
     parts: &Parts,
-    config: &Config,
+    (miners, decode_max): (Miners, usize),
     health: tonic_health::pb::health_server::HealthServer<H>,
 ) -> Result<impl Fn() -> crate::front_door::gate::Gated<Routes> + Clone + Send + 'static, StartError>
 where
@@ -408,18 +403,10 @@ where
     let (reflection, older) = (descriptors().build_v1()?, descriptors().build_v1alpha()?);
     let gate = Gate::new(Arc::clone(&parts.keys), Arc::clone(&parts.clock));
     let (calls, store) = (Arc::clone(&parts.calls), Arc::clone(&parts.store));
-    let caller = Arc::new(caller(parts, config));
     let checks = parts.checks.clone();
-    let decode_max = config.limits.request_bytes_max;
-    let pools = Arc::new(AtomicU32::new(0));
     Ok(move || {
         // Each shard has its own connections to miners.
-        let number = pools.fetch_add(1, Ordering::Relaxed);
-        let pool = Arc::new(Pool::numbered(
-            number,
-            PoolSettings::default(),
-            Arc::clone(&caller),
-        ));
+        let pool = Arc::new(miners.pool());
         checks.lanes.open(&calls, &pool);
         let receipts = Arc::new(StoreReceipts(Arc::clone(&store)));
         let judge = Arc::clone(&checks.judge);

@@ -70,6 +70,7 @@ pub(super) fn settings(config: &Config, own: Hotkey) -> Result<RegistrySettings,
         hotkeys: registered.collect::<Result<BTreeSet<_>, _>>()?,
         metagraph,
         open_tasks: config.registry.open_tasks,
+        private_endpoints: config.private_endpoints(),
         miners_max: config.registry.miners_max,
     })
 }

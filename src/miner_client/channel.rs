@@ -9,11 +9,12 @@ use futures_util::FutureExt as _;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use tonic::body::Body;
 
 use super::outcome::{DispatchError, MinerFault};
+use super::reach::Reach;
 use super::session::{Caller, Session};
 use crate::registry::snapshot::Miner;
 
@@ -27,7 +28,7 @@ const RENEW_AGAIN: Duration = Duration::from_secs(10);
 /// How connections to miners behave.
 #[derive(Clone, Copy, Debug)]
 pub struct PoolSettings {
-    /// To connect, TCP and HTTP/2 together; and as long to open a session.
+    /// To connect, TCP, TLS and HTTP/2 together; and as long to open a session.
     pub connect: Duration,
     /// A connection without a call for this long is closed.
     pub idle: Duration,
@@ -51,6 +52,7 @@ pub struct Pool {
     number: u32,
     settings: PoolSettings,
     caller: Arc<Caller>,
+    reach: Reach,
     /// By hotkey. Bounded by the miners that are registered: idle ones are swept.
     slots: Mutex<HashMap<Arc<str>, Arc<Slot>>>,
 }
@@ -115,17 +117,23 @@ impl Default for PoolSettings {
 impl Pool {
     /// An empty pool; one for each shard.
     #[must_use]
-    pub fn new(settings: PoolSettings, caller: Arc<Caller>) -> Self {
-        Self::numbered(0, settings, caller)
+    pub fn new(settings: PoolSettings, caller: Arc<Caller>, reach: Reach) -> Self {
+        Self::numbered(0, settings, caller, reach)
     }
 
     /// An empty pool of that number.
     #[must_use]
-    pub fn numbered(number: u32, settings: PoolSettings, caller: Arc<Caller>) -> Self {
+    pub fn numbered(
+        number: u32,
+        settings: PoolSettings,
+        caller: Arc<Caller>,
+        reach: Reach,
+    ) -> Self {
         Self {
             number,
             settings,
             caller,
+            reach,
             slots: Mutex::new(HashMap::new()),
         }
     }
@@ -180,7 +188,7 @@ impl Pool {
     /// Connects, and opens a session.
     async fn open(&self, miner: &Miner) -> Result<Open, DispatchError> {
         let within = self.settings.connect;
-        let connecting = connect(&miner.endpoint, &self.settings);
+        let connecting = connect(&miner.endpoint, &self.settings, &self.reach);
         let sender = tokio::time::timeout(within, connecting).await;
         let sender = sender.map_err(|_| DispatchError::Unreachable)??;
         let session = self.caller.open(&sender, miner, within).await?;
@@ -264,20 +272,31 @@ impl Pool {
 async fn connect(
     endpoint: &http::Uri,
     settings: &PoolSettings,
+    reach: &Reach,
 ) -> Result<http2::SendRequest<Body>, DispatchError> {
-    let plain = endpoint.scheme() == Some(&http::uri::Scheme::HTTP);
-    let host = endpoint
-        .host()
-        .filter(|_| plain)
-        .ok_or(DispatchError::Unreachable)?;
+    let host = endpoint.host().ok_or(DispatchError::Unreachable)?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    let port = endpoint.port_u16().unwrap_or(80);
-    let stream = TcpStream::connect((host, port))
+    let port = endpoint.port_u16().ok_or(DispatchError::Unreachable)?;
+    let unreached = |_| DispatchError::Unreachable;
+    let stream = reach.connect(host, port).await.map_err(unreached)?;
+    stream.set_nodelay(true).map_err(unreached)?;
+    if endpoint.scheme() == Some(&http::uri::Scheme::HTTPS) {
+        let tls = reach.tls.as_ref().ok_or(DispatchError::Unreachable)?;
+        greet(
+            tls.connect(host, stream).await.map_err(unreached)?,
+            settings,
+        )
         .await
-        .map_err(|_| DispatchError::Unreachable)?;
-    stream
-        .set_nodelay(true)
-        .map_err(|_| DispatchError::Unreachable)?;
+    } else {
+        greet(stream, settings).await
+    }
+}
+
+/// HTTP/2 over a connection that is open.
+async fn greet(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    settings: &PoolSettings,
+) -> Result<http2::SendRequest<Body>, DispatchError> {
     let (sender, driver) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .initial_stream_window_size(settings.stream_window)
@@ -337,6 +356,8 @@ impl Failed {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpStream;
+
     use super::*;
 
     #[tokio::test]
@@ -358,7 +379,11 @@ mod tests {
         let clock = Arc::new(crate::clock::SystemClock);
         let key = crate::identity::hotkey::Keypair::from_secret("//Alice").unwrap();
         let signer = crate::identity::call::CallSigner::new(Arc::new(key), clock);
-        let pool = Pool::new(settings, Arc::new(Caller::new(signer, true)));
+        let pool = Pool::new(
+            settings,
+            Arc::new(Caller::new(signer, true)),
+            Reach::anywhere(),
+        );
         let miner = Miner {
             hotkey: "miner".into(),
             number: 0,

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::path::Path;
 
 use crate::config::Config;
-use crate::front_door::tls::Tls;
 use crate::identity::hotkey::{DEVELOPMENT, Hotkey, Keypair};
+use crate::identity::tls::{ClientFiles, ServerFiles, Tls};
 use crate::registry::metagraph::Metagraph;
 use crate::task::TaskKind;
 use crate::telemetry::logs::{check_filter, told};
@@ -38,9 +38,20 @@ pub fn faults(config: &Config) -> Vec<String> {
         }
     }
     if let (Some(cert), Some(key)) = (&config.listen.cert_file, &config.listen.key_file)
-        && let Err(error) = Tls::load(cert.clone(), key.clone())
+        && let Err(error) = Tls::load(ServerFiles {
+            cert: cert.clone(),
+            key: key.clone(),
+            client_ca: config.listen.peer_client_ca_file.clone(),
+        })
     {
         note("listen.cert_file, listen.key_file", &error);
+    }
+    let own = config.registry.miners_cert_file.clone();
+    if let Err(error) = Tls::load(ClientFiles {
+        ca: config.registry.miners_ca_file.clone(),
+        own: own.zip(config.registry.miners_key_file.clone()),
+    }) {
+        note("registry.miners_ca_file, miners_cert_file", &error);
     }
     if let Err(error) = place(&config.store.path) {
         note("store.path", &error);

@@ -135,7 +135,8 @@ impl Registry {
             return Err(DeclareError::NotRegistered);
         }
         let checked = check(record, &self.settings.load().network, self.clock.unix_ms())?;
-        Ok((checked, endpoint(&row.endpoint)?))
+        let private = self.settings.load().private_endpoints;
+        Ok((checked, endpoint(&row.endpoint, private)?))
     }
 
     /// All that is known, as of now.
@@ -191,8 +192,10 @@ impl Registry {
         if !self.is_registered(&record.hotkey) {
             return Err(DeclareError::NotRegistered);
         }
-        let checked = check(record, &self.settings.load().network, now_ms)?;
-        let uri = endpoint(reached)?;
+        let settings = self.settings.load();
+        let checked = check(record, &settings.network, now_ms)?;
+        let uri = endpoint(reached, settings.private_endpoints)?;
+        drop(settings);
         // Only what a hotkey signed counts against it.
         self.declaring
             .step(checked.hotkey, now_ms)

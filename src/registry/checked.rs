@@ -8,6 +8,7 @@ use prost::Message as _;
 use taugate_ledger::period::PeriodLength;
 use taugate_ledger::units::Units;
 
+use super::reach::may_be_at;
 use crate::identity::StoreAway;
 use crate::identity::hotkey::Hotkey;
 use crate::proto::v1;
@@ -96,9 +97,12 @@ pub enum DeclareError {
     /// The registry is full.
     #[error("the registry is full")]
     Full,
-    /// The endpoint is no `http://host:port`.
-    #[error("the endpoint is not http://host:port")]
+    /// The endpoint is no `http://host:port` or `https://host:port`.
+    #[error("the endpoint is not http://host:port or https://host:port")]
     Endpoint,
+    /// The endpoint is an address that a miner may not be at.
+    #[error("the endpoint's address is not public")]
+    Private,
     /// The engine is away.
     #[error(transparent)]
     Away(#[from] StoreAway),
@@ -193,22 +197,30 @@ fn check_task(task: &v1::DeclaredTask) -> Result<CheckedTask, DeclareError> {
     })
 }
 
-/// Checks where a miner is reached: `http://host:port`, nothing else.
+/// Checks where a miner is reached: `http://host:port` or `https://host:port`, nothing else.
+/// An address has to be one that a miner may be at; what a name leads to is looked at when it
+/// is connected to.
 ///
 /// # Errors
-/// When it is anything else. TLS towards miners is not spoken yet.
-pub fn endpoint(text: &str) -> Result<http::Uri, DeclareError> {
+/// When it is anything else.
+pub fn endpoint(text: &str, private: bool) -> Result<http::Uri, DeclareError> {
     // A URI's parser drops a fragment in silence, and takes a path for what it is.
     let plain = text.len() <= ENDPOINT_BYTES_MAX && !text.contains(['@', '#', '?']);
-    let authority = text.strip_prefix("http://").filter(|_| plain);
+    let scheme = |scheme| text.strip_prefix(scheme);
+    let authority = scheme("http://").or_else(|| scheme("https://"));
+    let authority = authority.filter(|_| plain);
     let authority = authority.filter(|authority| !authority.contains('/'));
     authority.ok_or(DeclareError::Endpoint)?;
     let uri: http::Uri = text.parse().map_err(|_| DeclareError::Endpoint)?;
     let reached = uri.host().is_some_and(|host| !host.is_empty())
         && uri.port_u16().is_some_and(|port| port != 0);
-    if reached {
-        Ok(uri)
-    } else {
-        Err(DeclareError::Endpoint)
+    if !reached {
+        return Err(DeclareError::Endpoint);
+    }
+    let host = uri.host().unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    match host.parse() {
+        Ok(address) if !may_be_at(address, private) => Err(DeclareError::Private),
+        Ok(_) | Err(_) => Ok(uri),
     }
 }

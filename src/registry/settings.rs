@@ -22,6 +22,8 @@ pub struct RegistrySettings {
     pub hotkeys: BTreeSet<Hotkey>,
     /// Whether a task is made for each model that a miner declares.
     pub open_tasks: bool,
+    /// Whether miners may be on this machine and in networks that are not public.
+    pub private_endpoints: bool,
     /// Miners at most.
     pub miners_max: usize,
 }

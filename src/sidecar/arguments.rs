@@ -17,6 +17,7 @@ use super::{ServedTask, SidecarSettings};
 use crate::clock::SharedClock;
 use crate::identity::call::CallSigner;
 use crate::identity::hotkey::{Hotkey, KeyFileError, Keypair, SecretError};
+use crate::identity::tls::{ClientFiles, ClientTls, ServerFiles, ServerTls, Tls, TlsError};
 
 /// Requests at once of a server that does not say: few enough for one on a laptop.
 const CONCURRENCY: u32 = 4;
@@ -39,12 +40,12 @@ pub struct MinerArgs {
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:50061")]
     pub listen: SocketAddr,
     /// Where gateways reach this miner; where it listens, if not given
-    #[arg(long, value_name = "http://HOST:PORT")]
+    #[arg(long, value_name = "URL")]
     pub endpoint: Option<String>,
     /// A gateway to declare to, at its peer address; may be repeated
     #[arg(
         long = "gateway",
-        value_name = "http://HOST:PORT",
+        value_name = "URL",
         default_value = "http://127.0.0.1:50052"
     )]
     pub gateways: Vec<String>,
@@ -53,6 +54,19 @@ pub struct MinerArgs {
     /// anyone
     #[arg(long = "validator", value_name = "HOTKEY")]
     pub validators: Vec<Hotkey>,
+    /// The certificates (PEM, its own first) that this miner shows to gateways that connect, and
+    /// to gateways that ask for one. A changed file counts at once
+    #[arg(long, value_name = "FILE", requires = "key_file")]
+    pub cert_file: Option<PathBuf>,
+    /// The private key that goes with --cert-file (PEM)
+    #[arg(long, value_name = "FILE", requires = "cert_file")]
+    pub key_file: Option<PathBuf>,
+    /// Let only those gateways connect that show a certificate of these authorities (PEM)
+    #[arg(long, value_name = "FILE", requires = "cert_file")]
+    pub client_ca_file: Option<PathBuf>,
+    /// Trust gateways behind https by these authorities (PEM) in place of the system's
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
     /// The hotkey's file; made if it is not there
     #[arg(long, value_name = "FILE", default_value = "taugate-miner-hotkey.json")]
     pub key: PathBuf,
@@ -141,8 +155,11 @@ pub enum ArgumentError {
     /// The model server does not say what it has.
     #[error("the model server does not list its models; name them with --task")]
     Models(#[source] ModelError),
+    /// A certificate, key or authority.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A gateway's address.
-    #[error("--gateway {0}: not http://host:port")]
+    #[error("--gateway {0}: not http://host:port or https://host:port")]
     Gateway(String, #[source] NoAddress),
     /// Simulated models have no list, and a server's may be empty.
     #[error("there is no model: name at least one --task")]
@@ -171,19 +188,14 @@ impl MinerArgs {
             Some(base) => Some(OpenAiServer::new(base, self.server_key.as_deref())?),
             None => None,
         };
-        let gateways = self.gateways.iter().map(|address| {
-            let gateway = GrpcGateway::new(address, signer.clone());
-            let gateway =
-                gateway.map_err(|error| ArgumentError::Gateway(address.clone(), error))?;
-            Ok(Arc::new(gateway) as Arc<dyn Announce>)
-        });
-        let gateways = gateways.collect::<Result<_, ArgumentError>>()?;
+        let (tls, gateways) = (self.tls()?, self.gateways(&signer)?);
         let named = self.named(server.as_ref()).await?;
         let concurrency = self.concurrency(server.as_ref()).await;
         Ok(SidecarSettings {
             tasks: self.served(named, server.as_ref(), concurrency),
             listen: self.listen,
             validators: Arc::new(self.validators()),
+            tls,
             endpoint: self.endpoint,
             concurrency,
             gateways,
@@ -191,6 +203,31 @@ impl MinerArgs {
             clock,
             drain: Duration::from_secs(self.drain_s),
         })
+    }
+
+    /// What gateways are shown that connect.
+    fn tls(&self) -> Result<Option<ServerTls>, TlsError> {
+        let files = self.cert_file.clone().zip(self.key_file.clone());
+        let files = files.map(|(cert, key)| ServerFiles {
+            cert,
+            key,
+            client_ca: self.client_ca_file.clone(),
+        });
+        files.map(Tls::load).transpose()
+    }
+
+    fn gateways(&self, signer: &CallSigner) -> Result<Vec<Arc<dyn Announce>>, ArgumentError> {
+        let tls: ClientTls = Tls::load(ClientFiles {
+            ca: self.ca_file.clone(),
+            own: self.cert_file.clone().zip(self.key_file.clone()),
+        })?;
+        let gateways = self.gateways.iter().map(|address| {
+            let gateway = GrpcGateway::trusting(address, signer.clone(), tls.clone());
+            let gateway =
+                gateway.map_err(|error| ArgumentError::Gateway(address.clone(), error))?;
+            Ok(Arc::new(gateway) as Arc<dyn Announce>)
+        });
+        gateways.collect()
     }
 
     fn validators(&self) -> Validators {

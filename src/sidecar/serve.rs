@@ -11,6 +11,7 @@ use futures_util::{Stream, StreamExt as _, stream};
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +28,7 @@ use super::model::{Events, ModelError, ModelEvent, Models};
 use super::sessions::Sessions;
 use super::slots::{Slot, Slots};
 use crate::digest::ChoiceDigests;
+use crate::identity::tls::ServerTls;
 use crate::proto::v1;
 use crate::proto::v1::miner_generate_request::Payload;
 use crate::proto::v1::miner_generate_response::Event;
@@ -51,6 +53,9 @@ const STREAMS_MIN: u32 = 200;
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 
+/// For a TLS hand-shake.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+
 /// After a failed `accept` (no file descriptors, mostly) it is tried again this much later.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -64,6 +69,15 @@ pub struct MinerDoor {
     guard: Option<Guard>,
 }
 
+/// Where gateways connect.
+#[derive(Debug)]
+pub struct Listening {
+    /// What accepts them.
+    pub listener: TcpListener,
+    /// What they are shown; `None`: plain text.
+    pub tls: Option<ServerTls>,
+}
+
 type Responses = Pin<Box<dyn Stream<Item = Result<v1::MinerGenerateResponse, Status>> + Send>>;
 
 /// An answer under way. Dropping it stops the model and frees the slot.
@@ -74,6 +88,18 @@ struct Answering {
     deadline: Instant,
     conditions: Arc<Conditions>,
     _slot: Slot,
+}
+
+// === impl Listening ===
+
+impl From<TcpListener> for Listening {
+    /// In plain text.
+    fn from(listener: TcpListener) -> Self {
+        Self {
+            listener,
+            tls: None,
+        }
+    }
 }
 
 // === impl MinerDoor ===
@@ -265,11 +291,12 @@ fn timeout(metadata: &MetadataMap) -> Duration {
 
 /// Accepts gateways until `stop`; then what runs may end within `drain`, and is cut after.
 pub async fn serve(
-    listener: TcpListener,
+    listening: impl Into<Listening>,
     door: MinerDoor,
     stop: CancellationToken,
     drain: Duration,
 ) {
+    let Listening { listener, tls } = listening.into();
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
@@ -282,7 +309,7 @@ pub async fn serve(
             tracing::warn!("too many connections");
             continue;
         }
-        let serving = connection(stream, door.clone(), stop.clone());
+        let serving = connection(stream, tls.clone(), door.clone(), stop.clone());
         let cut = cut.clone();
         connections.spawn(async move { cut.run_until_cancelled(serving).await });
     }
@@ -297,11 +324,31 @@ pub async fn serve(
     }
 }
 
-async fn connection(stream: TcpStream, door: MinerDoor, stop: CancellationToken) {
+async fn connection(
+    stream: TcpStream,
+    tls: Option<ServerTls>,
+    door: MinerDoor,
+    stop: CancellationToken,
+) {
     // Small frames must not wait for each other; without it they are only slower.
     if stream.set_nodelay(true).is_err() {
         tracing::debug!("cannot set TCP_NODELAY");
     }
+    let Some(tls) = tls else {
+        return converse(stream, door, stop).await;
+    };
+    match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
+        Ok(Ok(stream)) => converse(stream, door, stop).await,
+        Ok(Err(error)) => tracing::debug!(%error, "a connection was refused"),
+        Err(_) => tracing::debug!("a connection said nothing"),
+    }
+}
+
+async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    door: MinerDoor,
+    stop: CancellationToken,
+) {
     let streams_max = door.streams_max();
     let health = HealthServer::new(Wellbeing::new(&door.conditions));
     let guard = door.guard.clone();

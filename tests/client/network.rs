@@ -64,6 +64,7 @@ impl Network {
         });
         let sidecar = Sidecar::bind(SidecarSettings {
             validators: Arc::new(Validators::learned()),
+            tls: None,
             listen: any,
             endpoint: None,
             tasks: vec![ServedTask {

@@ -101,6 +101,7 @@ impl Network {
         });
         let sidecar = Sidecar::bind(SidecarSettings {
             validators: Arc::new(Validators::learned()),
+            tls: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             endpoint: None,
             tasks: vec![ServedTask {

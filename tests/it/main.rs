@@ -21,5 +21,6 @@ mod sessions;
 mod slow;
 mod strangers;
 mod support;
+mod tls;
 mod turns;
 mod unlinkable;

@@ -16,7 +16,7 @@ use crate::support::{Heard, TestGateway, chat};
 #[tokio::test]
 async fn a_look_at_a_configuration_finds_what_would_not_start() {
     let place = Place::new(
-        "[keys]\nrequired = false\n[registry]\nopen_registration = true\n[tasks.tiny]\n\
+        "[keys]\nrequired = false\n[registry]\nopen_registration = true\nunauthenticated_miners = true\n[tasks.tiny]\n\
          [scores]\nspeed_at = 0.5\n",
     );
     let looked = place.run(&["gateway", "--check"]).await;
@@ -59,7 +59,9 @@ async fn a_look_at_a_configuration_finds_what_would_not_start() {
 
 #[tokio::test]
 async fn keys_that_would_be_useless_are_not_made_and_none_is_no_table() {
-    let place = Place::new("[registry]\nopen_registration = true\n[tasks.tiny]\n");
+    let place = Place::new(
+        "[registry]\nopen_registration = true\nunauthenticated_miners = true\n[tasks.tiny]\n",
+    );
     let listed = place.run(&["key", "list"]).await;
     assert!(listed.status.success(), "{listed:?}");
     let told = String::from_utf8(listed.stderr).expect("text");
@@ -78,7 +80,9 @@ async fn keys_that_would_be_useless_are_not_made_and_none_is_no_table() {
 /// A store that an older version left: nothing is brought to today's schema yet.
 #[tokio::test]
 async fn keys_of_an_older_store_are_listed_and_revoked() {
-    let place = Place::new("[registry]\nopen_registration = true\n[tasks.tiny]\n");
+    let place = Place::new(
+        "[registry]\nopen_registration = true\nunauthenticated_miners = true\n[tasks.tiny]\n",
+    );
     let made = place.run(&["key", "create", "my-app"]).await;
     let key = String::from_utf8(made.stdout).expect("text");
     let id = key.split('_').nth(2).expect("a key").to_owned();
@@ -149,7 +153,7 @@ async fn status_adds_up_to_what_clients_were_told_over_restarts() {
     // So long that the test does not see it turn.
     let place = Place::new(
         "[period]\nlength_s = 86400\n[keys]\nrequired = false\n\
-         [registry]\nopen_registration = true\n[tasks.tiny]\n",
+         [registry]\nopen_registration = true\nunauthenticated_miners = true\n[tasks.tiny]\n",
     );
     let miner = FakeMiner::start(vec![Act::Say("whole".into()), Act::Complete(1)]).await;
     miner.prove("//One");
@@ -244,7 +248,7 @@ async fn a_miner_that_left_is_shown_as_long_as_something_of_it_is_booked() {
 #[tokio::test]
 async fn a_status_that_cannot_be_had_says_why() {
     let place = Place::new(
-        "[keys]\nrequired = false\n[registry]\nopen_registration = true\n[tasks.tiny]\n",
+        "[keys]\nrequired = false\n[registry]\nopen_registration = true\nunauthenticated_miners = true\n[tasks.tiny]\n",
     );
     let gateway = place.start().await;
     let (admin, public) = (gateway.admin().to_string(), gateway.public().to_string());
@@ -293,7 +297,7 @@ async fn a_status_that_cannot_be_had_says_why() {
 #[tokio::test]
 async fn a_status_that_is_followed_repeats_itself_and_ends_cleanly() {
     let place = Place::new(
-        "[keys]\nrequired = false\n[registry]\nopen_registration = true\n[tasks.tiny]\n",
+        "[keys]\nrequired = false\n[registry]\nopen_registration = true\nunauthenticated_miners = true\n[tasks.tiny]\n",
     );
     let gateway = place.start().await;
     let mut following = tokio::process::Command::new(env!("CARGO_BIN_EXE_taugate"));

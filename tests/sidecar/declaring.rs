@@ -98,6 +98,7 @@ async fn a_sidecar_keeps_a_gateway_informed_and_withdraws_at_its_end() {
     let gateway = Arc::new(Gateway::default());
     let settings = SidecarSettings {
         validators: Arc::new(Validators::anyone()),
+        tls: None,
         listen: "127.0.0.1:0".parse().unwrap(),
         endpoint: None,
         tasks: vec![ServedTask {
@@ -202,6 +203,7 @@ async fn nothing_is_declared_for_models_that_are_gone() {
     let (gateway, model) = (Arc::new(Gateway::default()), Arc::new(Coming::default()));
     let sidecar = Sidecar::bind(SidecarSettings {
         validators: Arc::new(Validators::anyone()),
+        tls: None,
         listen: "127.0.0.1:0".parse().unwrap(),
         endpoint: None,
         tasks: vec![ServedTask {

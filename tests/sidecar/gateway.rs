@@ -60,6 +60,7 @@ fn sidecar(model: &Arc<Coming>, peer: SocketAddr) -> SidecarSettings {
     let announce = GrpcGateway::new(&format!("http://{peer}"), signer).unwrap();
     SidecarSettings {
         validators: Arc::new(Validators::learned()),
+        tls: None,
         listen: ANY,
         endpoint: None,
         tasks: vec![ServedTask {

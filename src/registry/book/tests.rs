@@ -126,6 +126,7 @@ fn settings() -> RegistrySettings {
         metagraph: None,
         hotkeys: BTreeSet::new(),
         open_tasks: false,
+        private_endpoints: true,
         miners_max: 100,
     }
 }
@@ -333,14 +334,16 @@ async fn an_endpoint_is_a_scheme_a_host_and_a_port_and_nothing_else() {
         "http://127.0.0.1:9000",
         "http://[::1]:1",
         "http://miner.example:65535",
+        "https://127.0.0.1:9000",
+        "https://miner.example:443",
     ] {
-        assert!(endpoint(good).is_ok(), "{good}");
+        assert!(endpoint(good, true).is_ok(), "{good}");
     }
     let long = format!("http://{}:80", "a".repeat(256));
     for bad in [
         "",
         "127.0.0.1:9000",
-        "https://127.0.0.1:9000",
+        "https://127.0.0.1:9000/",
         "HTTP//127.0.0.1:9000",
         "http://127.0.0.1",
         "http://127.0.0.1:0",
@@ -355,8 +358,25 @@ async fn an_endpoint_is_a_scheme_a_host_and_a_port_and_nothing_else() {
         " http://127.0.0.1:80",
         &long,
     ] {
-        assert_eq!(endpoint(bad), Err(DeclareError::Endpoint), "{bad}");
+        assert_eq!(endpoint(bad, true), Err(DeclareError::Endpoint), "{bad}");
     }
+}
+
+#[tokio::test]
+async fn case_13_an_address_that_is_not_public_is_refused_when_it_is_declared() {
+    for private in [
+        "http://127.0.0.1:9000",
+        "https://[::1]:9000",
+        "http://10.0.0.7:9000",
+        "http://[::ffff:10.0.0.7]:9000",
+    ] {
+        let refused = endpoint(private, false);
+        assert_eq!(refused, Err(DeclareError::Private), "{private}");
+        assert!(endpoint(private, true).is_ok(), "{private}");
+    }
+    let metadata = "http://169.254.169.254:80";
+    assert_eq!(endpoint(metadata, true), Err(DeclareError::Private));
+    assert!(endpoint("https://93.184.216.34:443", false).is_ok());
 }
 
 #[tokio::test]

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
+use hyper_util::rt::TokioIo;
 use prost::Message;
 use taugate_ledger::engine::BoxFuture;
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
@@ -17,6 +19,7 @@ use tonic_types::StatusExt as _;
 use super::{Announce, AnnounceError};
 use crate::identity::call::CallSigner;
 use crate::identity::hotkey::Hotkey;
+use crate::identity::tls::ClientTls;
 use crate::proto::v1;
 use crate::proto::v1::capacity_service_client::CapacityServiceClient;
 
@@ -51,7 +54,7 @@ pub struct GrpcGateway {
 
 /// An address is not `http://host:port`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not an address of a gateway: http://host:port")]
+#[error("not an address of a gateway: http://host:port or https://host:port")]
 pub struct NoAddress;
 
 // === impl GrpcGateway ===
@@ -67,14 +70,43 @@ impl GrpcGateway {
         if uri.scheme() != Some(&http::uri::Scheme::HTTP) || uri.host().is_none() {
             return Err(NoAddress);
         }
-        // No time-out here: it would cut the stream of availability too.
-        let endpoint = endpoint
-            .connect_timeout(CONNECT)
-            .http2_keep_alive_interval(KEEPALIVE)
-            .keep_alive_timeout(KEEPALIVE_TIMEOUT);
         Ok(Self {
             name: address.into(),
-            client: CapacityServiceClient::new(endpoint.connect_lazy()),
+            client: CapacityServiceClient::new(kept_alive(endpoint).connect_lazy()),
+            signer,
+        })
+    }
+
+    /// The gateway at `https://host:port`, or at `http://host:port` as [`GrpcGateway::new`].
+    ///
+    /// # Errors
+    /// When the address is another.
+    pub fn trusting(address: &str, signer: CallSigner, tls: ClientTls) -> Result<Self, NoAddress> {
+        let Some(rest) = address.strip_prefix("https://") else {
+            return Self::new(address, signer);
+        };
+        // The library speaks no TLS here: the connection that it is given does.
+        let endpoint = Endpoint::from_shared(format!("http://{rest}")).map_err(|_| NoAddress)?;
+        let host = endpoint.uri().host().ok_or(NoAddress)?;
+        let host: Arc<str> = host.trim_matches(['[', ']']).into();
+        let port = endpoint.uri().port_u16().unwrap_or(443);
+        let origin = address.parse().map_err(|_| NoAddress)?;
+        let connector = tower::service_fn(move |_: http::Uri| {
+            let (host, tls) = (Arc::clone(&host), tls.clone());
+            async move {
+                // Connections are seldom: each takes what the files hold now.
+                if let Err(error) = tls.reload() {
+                    tracing::error!(%error, "the old certificate stays");
+                }
+                let stream = TcpStream::connect((&*host, port)).await?;
+                stream.set_nodelay(true)?;
+                tls.connect(&host, stream).await.map(TokioIo::new)
+            }
+        });
+        let channel = kept_alive(endpoint).connect_with_connector_lazy(connector);
+        Ok(Self {
+            name: address.into(),
+            client: CapacityServiceClient::with_origin(channel, origin),
             signer,
         })
     }
@@ -99,6 +131,14 @@ impl GrpcGateway {
         signed.map_err(|_| AnnounceError::Unsigned)?;
         Ok(request)
     }
+}
+
+/// No time-out here: it would cut the stream of availability too.
+fn kept_alive(endpoint: Endpoint) -> Endpoint {
+    endpoint
+        .connect_timeout(CONNECT)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
 }
 
 /// An answer that comes at once or not at all.

@@ -14,7 +14,7 @@ use taugate::front_door::inference::{Inference, Receipts};
 use taugate::identity::StoreAway;
 use taugate::identity::call::CallSigner;
 use taugate::identity::hotkey::Keypair;
-use taugate::miner_client::{Caller, Pool, PoolSettings};
+use taugate::miner_client::{Caller, Pool, PoolSettings, Reach};
 use taugate::proto::v1;
 use taugate::proto::v1::inference_service_server::InferenceService as _;
 use taugate::routing::Vitals;
@@ -206,7 +206,8 @@ async fn n30_a_thousand_panics_leave_nothing_behind() {
 fn pool(settings: PoolSettings) -> Arc<Pool> {
     let key = Keypair::from_secret("//taugate-development").expect("a key");
     let signer = CallSigner::new(Arc::new(key), Arc::new(SystemClock));
-    Arc::new(Pool::new(settings, Arc::new(Caller::new(signer, true))))
+    let caller = Arc::new(Caller::new(signer, true));
+    Arc::new(Pool::new(settings, caller, Reach::anywhere()))
 }
 
 async fn nothing_left(gateway: &TestGateway, miner: &FakeMiner) {

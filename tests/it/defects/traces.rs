@@ -120,6 +120,7 @@ async fn miner(name: &str, model: Arc<dyn Model>, peer: SocketAddr, stop: &Cance
     let announce = GrpcGateway::new(&format!("http://{peer}"), signer).expect("an address");
     let settings = SidecarSettings {
         validators: Arc::new(Validators::anyone()),
+        tls: None,
         listen: "127.0.0.1:0".parse().expect("an address"),
         endpoint: None,
         tasks: vec![ServedTask {
