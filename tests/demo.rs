@@ -70,11 +70,17 @@ fn the_demos_books_close() {
     ] {
         assert!((sum(key) - all).abs() < 1e-6, "{key}: {miners:?}");
     }
-    for miner in miners.iter().filter(|miner| miner["good"] != 0) {
+    // A miner that nobody but checks reached answered no client.
+    let asked = miners
+        .iter()
+        .filter(|miner| miner["good"] != 0 && miner["checks"] == 0);
+    for miner in asked {
         assert!(
             miner["answer"]["p50_ms"].as_f64().unwrap() > 0.0,
             "{miner:?}"
         );
+    }
+    for miner in miners {
         assert!(said.contains(miner["name"].as_str().unwrap()), "{said}");
     }
 }
