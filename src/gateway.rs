@@ -2,6 +2,7 @@
 //! their order of end.
 
 mod build;
+mod bursts;
 mod checking;
 mod checks;
 mod drain;
@@ -40,6 +41,7 @@ use crate::registry::metagraph::{MetagraphError, ShareFault};
 use crate::scoring::scorer::Scorer;
 use crate::store::sqlite::{OpenError, SqliteStore};
 use crate::store::{BookRow, Health, StoreFault};
+use crate::synthetic::bursts::Bursts;
 use crate::synthetic::desk::Desk;
 use crate::synthetic::driver::Driver;
 use crate::synthetic::judge::Judge;
@@ -70,6 +72,8 @@ pub struct Gateway {
     scorer: Arc<Scorer>,
     /// Where it is known what of checks is due.
     desk: Option<Arc<Desk>>,
+    /// When all are asked at once.
+    bursts: Arc<Bursts>,
     /// Rises when much was consumed.
     news: watch::Sender<u64>,
     health: tonic_health::server::HealthReporter,
@@ -375,8 +379,7 @@ impl Gateway {
             desk: Arc::clone(desk),
             store: Arc::clone(&self.store) as _,
             checks: Arc::clone(&self.checks.driver),
-            // None are planned yet.
-            bursts: None,
+            bursts: self.bursts.are_planned().then(|| Arc::clone(&self.bursts)),
             mode: self.config.planner.mode,
             incarnation: self.books.incarnation(),
             length: self.books.length(),
@@ -384,6 +387,10 @@ impl Gateway {
         let stop = &self.stops.checks;
         self.supervisor
             .spawn("checks", stop, planner.run(stop.clone()));
+        if self.bursts.are_planned() {
+            let watched = Arc::clone(&self.bursts).run(stop.clone());
+            self.supervisor.spawn("bursts", stop, watched);
+        }
     }
 
     /// Sends no more checks; those that run are cancelled. What is due stays so.

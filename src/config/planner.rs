@@ -4,7 +4,7 @@ use toml::Value;
 
 use super::fault::Wrong;
 use super::field::{Fields, Section, Slot};
-use super::slot::{Flag, MaybeWhole, Word};
+use super::slot::{Decimal, Flag, MaybeWhole, Seconds, Whole, Word};
 use crate::synthetic::draw::{Draw, Draws};
 use crate::synthetic::{Mode, PlannerSettings};
 
@@ -41,6 +41,24 @@ impl Section for PlannerSettings {
             "Whether each miner gets one check of each task and period that ends good, also \
              where clients ask for more than was drawn: who is never checked is never judged.",
             &mut Flag(&mut self.floor),
+        );
+        fields.field(
+            "bursts_per_period",
+            "Windows in each period in which all miners are asked at once for all that they \
+             declare, over all of their tasks. Where there is any, clients' requests reach a \
+             miner once it passed a first one, within a minute of its declaration. 0: \
+             declarations count as they are.",
+            &mut Whole(&mut self.bursts.per_period, 0..=60),
+        );
+        fields.field(
+            "burst_s",
+            "The longest that such a window is; a twentieth of a short period.",
+            &mut Seconds(&mut self.bursts.length, 1..=60),
+        );
+        fields.field(
+            "burst_passes_at",
+            "The part of what it was asked for that a miner must show to pass.",
+            &mut Decimal(&mut self.bursts.passes_at, 0.0..=1.0),
         );
         fields.field(
             "seed",

@@ -14,6 +14,7 @@ use tonic_health::server::HealthReporter;
 use tower::Layer as _;
 use tower::retry::budget::TpsBudget;
 
+use super::bursts::bursts;
 use super::checking::Checking;
 use super::checks::{Planned, desk};
 use super::enrolment::{self, Enrolment};
@@ -56,6 +57,7 @@ use crate::routing::{Policy, Router, RouterSettings, Vitals};
 use crate::scoring::Profile;
 use crate::scoring::scorer::{Scorer, ScorerSettings};
 use crate::store::sqlite::{SqliteSettings, SqliteStore};
+use crate::synthetic::bursts::Bursts;
 use crate::synthetic::measure::Measures;
 use crate::telemetry::Instruments;
 
@@ -79,6 +81,7 @@ pub struct Parts {
     instruments: Arc<Instruments>,
     scorer: Arc<Scorer>,
     desk: Planned,
+    bursts: Arc<Bursts>,
     readers: Arc<Readers>,
     news: watch::Sender<u64>,
     stops: Stops,
@@ -132,9 +135,15 @@ impl Parts {
         keys.replace(store.keys().await?);
         let instruments = Arc::new(Instruments::new());
         let scorer = Arc::new(scorer(config, &store, &registry, &books));
-        let desk = desk(config, &books, &registry);
         let stops = Stops::default();
-        let calls = Arc::new(calls(config, &books, &registry, &instruments, &stops));
+        let measures = Arc::new(Measures::default());
+        let calls = Arc::new(Calls {
+            deliveries: Arc::clone(&measures) as _,
+            ..calls(config, &books, &registry, &instruments, &stops)
+        });
+        let bursts = bursts(config, &calls, &store, measures);
+        bursts.load().await?;
+        let desk = desk(config, &calls, &bursts);
         let checks = Checking::new(&calls, &store, &clock)?;
         Ok(Self {
             checks,
@@ -148,6 +157,7 @@ impl Parts {
             instruments,
             scorer,
             desk,
+            bursts,
             readers: Arc::new(readers),
             news: watch::Sender::new(0),
             stops,
@@ -171,8 +181,7 @@ fn scorer(
     let settings = ScorerSettings {
         name: config.scores.profile.into(),
         profile: config.scores.effective(),
-        // Nothing plans them yet.
-        bursts: false,
+        bursts: super::bursts::settings(config).are_planned(),
     };
     let store = Arc::clone(store) as _;
     Scorer::new(settings, store, Arc::clone(registry), Arc::clone(books))
@@ -344,6 +353,7 @@ fn finish(
         instruments: parts.instruments,
         scorer: parts.scorer,
         desk: parts.desk,
+        bursts: parts.bursts,
         news: parts.news,
         health,
         doors,

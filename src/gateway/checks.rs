@@ -5,10 +5,12 @@ use std::sync::Arc;
 use taugate_ledger::table::Table;
 
 use crate::books::Books;
+use crate::call::Calls;
 use crate::config::Config;
 use crate::registry::Registry;
 use crate::registry::snapshot::Snapshot;
 use crate::synthetic::Mode;
+use crate::synthetic::bursts::Bursts;
 use crate::synthetic::desk::{Desk, Sight};
 
 /// Where it is known what is due; none where nobody plans.
@@ -22,14 +24,16 @@ struct Scene {
 }
 
 /// Lays out what is due, nothing drawn yet.
-pub(super) fn desk(config: &Config, books: &Arc<Books>, registry: &Arc<Registry>) -> Planned {
+pub(super) fn desk(config: &Config, calls: &Calls, bursts: &Arc<Bursts>) -> Planned {
+    let books = &calls.books;
     let scene = Scene {
         books: Arc::clone(books),
-        registry: Arc::clone(registry),
+        registry: Arc::clone(&calls.registry),
     };
     let settings = config.planner.clone();
     let planned = settings.mode != Mode::Off;
-    planned.then(|| Arc::new(Desk::new(Arc::new(scene), books.length(), settings)))
+    let desk = || Desk::new(Arc::new(scene), books.length(), settings);
+    planned.then(|| Arc::new(desk().with(Arc::clone(bursts))))
 }
 
 // === impl Scene ===

@@ -3,6 +3,7 @@
 
 mod abuse;
 mod books;
+mod bursts;
 mod capacity;
 mod chat;
 mod checks;
