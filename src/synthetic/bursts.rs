@@ -206,14 +206,18 @@ impl Bursts {
     }
 
     /// What leaves for a miner now; `None`: no window is open for it. `due` may still be sent,
-    /// `check` is the largest check.
+    /// `check` is the largest check, and so many checks have left: not all of them may be on
+    /// their way to the miner yet.
     #[must_use]
-    pub fn send(&self, offer: &Offer, due: Units, check: Units) -> Option<Sent> {
+    pub fn send(&self, offer: &Offer, (due, check): (Units, Units), left: usize) -> Option<Sent> {
         let (measure, rate) = self.state.lock().open_for(offer.cell)?;
+        let asked = self.asked(offer, &measure, rate);
+        let left = u32::try_from(left).unwrap_or(u32::MAX);
         let asked = Asked {
             due,
             check_units: check,
-            ..self.asked(offer, &measure, rate)
+            in_flight: asked.in_flight.max(left),
+            ..asked
         };
         Some(measure.window().send(&asked, measure.elapsed()))
     }

@@ -237,7 +237,8 @@ impl Running {
         // Clients first, as ever.
         let room = self.forecast(offer.cell).room(account.organic, now.passed);
         let free = now.table.left(offer.cell).saturating_sub(room);
-        let sent = bursts.send(offer, account.due().min(free), account.check)?;
+        let due = account.due().min(free);
+        let sent = bursts.send(offer, (due, account.check), cell.flights.len())?;
         let running = u64::try_from(cell.flights.len()).unwrap_or(u64::MAX);
         let tried = Account {
             check: sent.units,

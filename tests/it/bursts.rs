@@ -1,10 +1,12 @@
 //! Bursts over sockets: who is new gets clients' requests once it has shown what it declares.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use taugate::identity::hotkey::Keypair;
 use taugate::registry::snapshot::Offer;
 use taugate::synthetic::Mode;
+use taugate::task::Task;
 use taugate_ledger::period::PeriodLength;
 use tonic_types::StatusExt as _;
 
@@ -20,7 +22,12 @@ async fn with_bursts() -> TestGateway {
         config.period.length = PeriodLength::from_secs(10).expect("not zero");
         config.planner.mode = Mode::BuiltIn;
         config.planner.bursts.per_period = 1;
-        config.planner.seed = Some(1);
+        // What miners read is not charged, so that what they show is what they write.
+        let task = Task {
+            prompt_factor: 0.0,
+            ..Task::open_chat(TASK.into())
+        };
+        config.tasks = Arc::new(std::iter::once(task).collect());
     })
     .await
 }

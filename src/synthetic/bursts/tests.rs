@@ -233,7 +233,7 @@ impl Bench {
         let faces = self.world.faces.lock().clone();
         for face in &faces {
             let due = Units::new(if face.due { 1_000_000 } else { 0 });
-            let sent = self.bursts.send(&face.offer, due, Units::new(300));
+            let sent = self.bursts.send(&face.offer, (due, Units::new(300)), 0);
             let sent = sent.unwrap_or_default();
             (0..sent.checks).for_each(|_| self.begin(face.offer.cell, sent.units));
         }

@@ -87,7 +87,7 @@ async fn program(dir: &std::path::Path, collector: SocketAddr) -> (Child, Socket
     let configuration = format!(
         "[listen]\npublic = \"127.0.0.1:0\"\npeer = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n\
          [store]\npath = {store:?}\n[telemetry]\nlog = \"json\"\ntrace_ratio = 1.0\n\
-         [drain]\ndelay_s = 0\n[keys]\nrequired = false\n[registry]\nopen_registration = true\nopen_tasks = true\nunauthenticated_miners = true\n"
+         [drain]\ndelay_s = 0\n[planner]\nmode = \"off\"\n[keys]\nrequired = false\n[registry]\nopen_registration = true\nopen_tasks = true\nunauthenticated_miners = true\n"
     );
     std::fs::write(&file, configuration).expect("a file");
     let mut child = Command::new(env!("CARGO_BIN_EXE_taugate"))

@@ -80,7 +80,7 @@ impl Place {
         let any = "\"127.0.0.1:0\"";
         let store = self.store();
         let text = format!(
-            "[listen]\npublic = {any}\npeer = {any}\nadmin = {any}\n[gateway]\nshards = 1\n\
+            "[planner]\nmode = \"off\"\n[listen]\npublic = {any}\npeer = {any}\nadmin = {any}\n[gateway]\nshards = 1\n\
              [store]\npath = \"{}\"\n[telemetry]\nlog = \"json\"\n\
              [drain]\ndelay_s = 0\ndeadline_s = 5\n{more}",
             store.display()
