@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Breaks one rule at a time in a copy of the tree and expects the schedules to tell which
 # promise that breaks. One line each; code 1 when a mutant lives, dies of something else than
-# its patch names, or its patch no longer applies.
+# its patch names, its patch no longer applies, or one of M1 to M11 is missing.
 #   run.sh          all
 #   run.sh M3 M8    these
 set -eu
@@ -15,6 +15,13 @@ done 2>/dev/null | tar --null -T - -cf - | tar -xf - -C "$copy"
 export CARGO_PROFILE_TEST_OPT_LEVEL=1 CARGO_TARGET_DIR="$root/target/mutants" TAUGATE_COUNT_ALL=1
 export TAUGATE_SCHEDULES="${TAUGATE_SCHEDULES:-20000}" RUST_BACKTRACE=0
 alive=0
+if [ $# = 0 ]; then
+    for number in 1 2 3 4 5 6 7 8 9 10 11; do
+        ls "$root/crates/ledger/tests/mutants/M${number}_"*.patch >/dev/null 2>&1 && continue
+        echo "M$number: FAILED (there is no patch)"
+        alive=1
+    done
+fi
 for patch in "$root"/crates/ledger/tests/mutants/*.patch; do
     name=$(basename "$patch" .patch)
     if [ $# -gt 0 ]; then
