@@ -363,6 +363,21 @@ mod tests {
     }
 
     #[test]
+    fn a_key_says_whether_only_proven_miners_may_answer() {
+        let grant = KeyGrant {
+            proven_only: true,
+            ..KeyGrant::default()
+        };
+        let key = NewKey::make("test", grant, 0).unwrap();
+        let keys = KeyRing::default();
+        keys.replace(vec![key.stored.clone()]);
+        assert!(keys.authenticate(key.text(), 5).unwrap().proven_only());
+        let (keys, text) = ring(|_| {});
+        assert!(!keys.authenticate(&text, 5).unwrap().proven_only());
+        assert!(!Client::default().proven_only());
+    }
+
+    #[test]
     fn a_wrong_secret_of_a_known_id_is_refused() {
         let (keys, text) = ring(|key| key.sha256[0] ^= 1);
         assert_eq!(keys.authenticate(&text, 5), Err(Unauthenticated));

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use taugate::identity::hotkey::Keypair;
+use taugate::proto::v1;
 use taugate::registry::snapshot::Offer;
 use taugate::synthetic::Mode;
 use taugate::task::Task;
@@ -93,5 +94,20 @@ async fn n17_clients_reach_who_has_shown_its_capacity_and_not_who_only_declared_
             .unwrap_or_else(|| panic!("{:?}", heard.status));
         assert_eq!(started.miner, hotkey("//Quick"));
     }
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn who_asks_for_proven_miners_gets_none_where_nobody_has_proven_anything() {
+    let gateway = TestGateway::start().await;
+    let quick = miner(Duration::from_millis(5)).await;
+    gateway.declare("//Quick", &quick, DECLARED, 4).await;
+    let asked = v1::GenerateRequest {
+        proven_only: Some(true),
+        ..chat("hello")
+    };
+    assert_eq!(gateway.ask(asked).await.reason(), "NO_CAPACITY");
+    // Everyone else is answered at once.
+    assert!(gateway.ask(chat("hello")).await.started.is_some());
     gateway.stop().await;
 }
