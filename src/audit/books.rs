@@ -97,7 +97,7 @@ pub(super) fn add_up(
     books.compare_leases();
     books.compare_tallies();
     books.compare_progress();
-    books.compare_seal();
+    books.compare_seals();
     books.sum_up();
     books.sum
 }

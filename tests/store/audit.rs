@@ -11,12 +11,16 @@ use taugate::registry::declaration::{DeclarationStore as _, Subject};
 use taugate::store::sqlite::SqliteStore;
 use taugate_ledger::engine::Engine as _;
 use taugate_ledger::ids::{CellId, Incarnation, Origin};
+use taugate_ledger::period::Period;
 use taugate_ledger::receipt::{Attempt, Finish, Outcome, Receipt};
 use taugate_ledger::units::Units;
 
-use crate::place::{PERIOD, Place, append, exchange, good, make_cell, part, units, with_cell};
+use crate::place::{
+    LENGTH_S, NEXT, PERIOD, Place, append, exchange, exchange_in, good, make_cell, part, units,
+    with_cell,
+};
 use crate::processes::child;
-use crate::seals::seal;
+use crate::seals::{seal, seal_of};
 
 /// A period with everything in it: two miners and a ceiling, an incarnation that closed and
 /// one that did not, parts, an answer after a failed attempt, a check, a refusal.
@@ -127,7 +131,7 @@ async fn whole_books_add_up_also_while_the_store_is_open() {
 
 /// One statement of plain SQL each, and what an audit must call it. Where the row has a
 /// checksum, that is found as well; the figures have to be found wrong without it, too.
-const DAMAGES: [(&str, &[Kind]); 30] = [
+const DAMAGES: [(&str, &[Kind]); 31] = [
     (
         "UPDATE cell SET granted = granted + 1 WHERE cell = 0",
         &[Kind::Checksum, Kind::Grant],
@@ -186,6 +190,7 @@ const DAMAGES: [(&str, &[Kind]); 30] = [
         &[Kind::Seal],
     ),
     ("UPDATE seal SET payload = x'ff'", &[Kind::Seal]),
+    ("UPDATE seal SET revision = 2", &[Kind::Seal]),
     (
         "UPDATE receipt SET units = units + 1 WHERE inc = 2 AND off = 1",
         &[Kind::Checksum, Kind::Receipt, Kind::Counter],
@@ -267,6 +272,112 @@ async fn each_kind_of_damage_is_found_and_named() {
             assert!(named, "{damage}: {kind:?} is missing in {report}");
         }
     }
+}
+
+/// Whether an audit finds anything, and that it is the seal.
+fn seal_is_found(place: &Place) -> bool {
+    let report = audited(place);
+    let all = report.findings.iter();
+    let seals = all.filter(|found| found.kind == Kind::Seal).count();
+    assert_eq!(report.findings.len(), seals, "{report}");
+    seals > 0
+}
+
+/// One miner of whose 100 units 60 are granted, and 25 are proven by the first receipt.
+async fn with_a_receipt(place: &Place) -> (SqliteStore, CellId, Incarnation) {
+    let (store, cell, inc) = with_cell(place, 100).await;
+    exchange(&store, inc, 1, (cell, 60, 0))
+        .await
+        .expect("the store answers");
+    append(&store, inc, 0, vec![good(1, cell, 25)])
+        .await
+        .expect("the store answers");
+    (store, cell, inc)
+}
+
+#[tokio::test]
+async fn a_seal_may_lag_behind_proof_that_came_out_of_what_was_in_doubt() {
+    let place = Place::new();
+    let (store, cell, inc) = with_a_receipt(&place).await;
+    assert!(seal(&store, 1).await.0);
+    append(&store, inc, 1, vec![good(2, cell, 10)])
+        .await
+        .unwrap();
+    assert!(!seal_is_found(&place), "it is sealed anew soon");
+    exchange(&store, inc, 2, (cell, 60, 35)).await.unwrap();
+    assert!(!seal_is_found(&place));
+    // Of a period that was sealed nobody is granted more.
+    exchange(&store, inc, 3, (cell, 80, 35)).await.unwrap();
+    assert!(seal_is_found(&place));
+    assert!(seal(&store, 2).await.0);
+    assert!(!seal_is_found(&place));
+    // An older revision is held to its digest, too.
+    let raw = Connection::open(place.path()).unwrap();
+    let damage = "UPDATE seal SET payload = CAST(replace(payload, 'chat', 'chut') AS BLOB)
+                  WHERE revision = 1";
+    assert_eq!(raw.execute(damage, []).unwrap(), 1);
+    drop(raw);
+    assert!(seal_is_found(&place));
+}
+
+#[tokio::test]
+async fn units_of_a_seal_are_those_of_the_books_where_nothing_was_in_doubt() {
+    let place = Place::new();
+    let (store, cell, inc) = with_a_receipt(&place).await;
+    exchange(&store, inc, 2, (cell, 25, 25)).await.unwrap();
+    assert!(seal(&store, 1).await.0);
+    exchange(&store, inc, 3, (cell, 26, 25)).await.unwrap();
+    append(&store, inc, 1, vec![good(2, cell, 1)])
+        .await
+        .unwrap();
+    assert!(seal_is_found(&place));
+}
+
+#[tokio::test]
+async fn a_seal_says_what_the_books_do_once_a_later_period_was_sealed_by_another() {
+    let place = Place::new();
+    let (store, cell, one) = with_a_receipt(&place).await;
+    assert!(seal(&store, 1).await.0);
+    append(&store, one, 1, vec![good(2, cell, 10)])
+        .await
+        .unwrap();
+    // Another spends in the next period, and that one is sealed.
+    place.clock.set(NEXT.start_s() * 1000);
+    let two = store.new_incarnation("two").await.unwrap();
+    let wanted = vec![(cell, units(100))];
+    store.set_cells(NEXT, wanted).await.unwrap();
+    exchange_in(&store, NEXT, two, 1, (cell, 10, 0))
+        .await
+        .unwrap();
+    assert!(!seal_is_found(&place));
+    assert!(seal_of(&store, NEXT, 1).await.0);
+    assert!(seal_is_found(&place), "this one was to be sealed before");
+    assert!(seal(&store, 2).await.0);
+    assert!(!seal_is_found(&place));
+    // Now also what is in doubt is known for good.
+    store.close_period(one, PERIOD).await.unwrap();
+    assert!(seal_is_found(&place));
+}
+
+#[tokio::test]
+async fn a_seal_says_what_the_books_do_once_all_closed_and_a_much_later_one_was_made() {
+    let place = Place::new();
+    let (store, cell, inc) = with_a_receipt(&place).await;
+    exchange(&store, inc, 2, (cell, 25, 25)).await.unwrap();
+    assert!(seal(&store, 1).await.0);
+    // An attempt without units: only the attempts differ.
+    let mut refused = good(2, cell, 0);
+    refused.finish = Finish::Attempt(Outcome::Refused);
+    refused.attempts[0].outcome = Outcome::Refused;
+    append(&store, inc, 1, vec![refused]).await.unwrap();
+    store.close_period(inc, PERIOD).await.unwrap();
+    assert!(seal_of(&store, NEXT, 1).await.0);
+    assert!(!seal_is_found(&place), "that is soon after");
+    let much_later = Period::starting_at(PERIOD.start_s() + 3 * u64::from(LENGTH_S));
+    assert!(seal_of(&store, much_later, 1).await.0);
+    assert!(seal_is_found(&place));
+    assert!(seal(&store, 2).await.0);
+    assert!(!seal_is_found(&place));
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use taugate::report::seal::{PeriodBooks, Sealer};
 use taugate::report::{Closing, SealStore as _};
 use taugate::store::sqlite::SqliteStore;
 use taugate_ledger::engine::Engine as _;
+use taugate_ledger::period::Period;
 
 use crate::place::{
     NEXT, PERIOD, Place, append, exchange, good, length, row, settings, units, with_cell,
@@ -19,14 +20,23 @@ async fn closing(store: &SqliteStore) -> Closing {
 
 /// Seals the period as it is.
 pub(crate) async fn seal(store: &SqliteStore, revision: u32) -> (bool, PeriodBooks) {
-    let books = store.period_books(PERIOD).await.expect("books");
+    seal_of(store, PERIOD, revision).await
+}
+
+/// Seals a period as it is.
+pub(crate) async fn seal_of(
+    store: &SqliteStore,
+    period: Period,
+    revision: u32,
+) -> (bool, PeriodBooks) {
+    let books = store.period_books(period).await.expect("books");
     let keypair = Keypair::from_secret("//Validator").expect("a key");
     let sealer = Sealer {
         keypair: &keypair,
         network: "test",
         length: length(),
     };
-    let seal = sealer.seal(PERIOD, revision, &books);
+    let seal = sealer.seal(period, revision, &books);
     (store.put_seal(seal).await.expect("it is kept"), books)
 }
 
