@@ -6,7 +6,7 @@ mod panics;
 mod periods;
 mod restarts;
 mod streams;
-mod traces;
+pub(crate) mod traces;
 mod verdicts;
 
 use std::collections::BTreeMap;

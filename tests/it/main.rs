@@ -18,6 +18,7 @@ mod operator;
 mod refusals;
 mod reload;
 mod reports;
+mod secrets;
 mod sessions;
 mod slow;
 mod strangers;

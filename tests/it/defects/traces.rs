@@ -42,7 +42,7 @@ use crate::support::{TASK, chat};
 
 /// Keeps what it is sent.
 #[derive(Clone, Debug, Default)]
-struct Collector(Arc<Mutex<Vec<Span>>>);
+pub(crate) struct Collector(pub(crate) Arc<Mutex<Vec<Span>>>);
 
 #[tonic::async_trait]
 impl TraceService for Collector {
@@ -58,7 +58,7 @@ impl TraceService for Collector {
 }
 
 impl Collector {
-    async fn serve(self, listener: TcpListener) {
+    pub(crate) async fn serve(self, listener: TcpListener) {
         let mut connections = JoinSet::new();
         loop {
             let (stream, _) = listener.accept().await.expect("a connection");

@@ -167,6 +167,23 @@ impl FakeMiner {
     }
 }
 
+/// Serves a miner of one's own; where, and what to end it with.
+pub(crate) async fn serve<S: MinerService>(
+    service: MinerServiceServer<S>,
+) -> (SocketAddr, tokio::task::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    let serving = tokio::task::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = TowerToHyperService::new(service.clone());
+            let serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), service);
+            tokio::task::spawn(serving);
+        }
+    });
+    (address, serving)
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         self.0.running.fetch_sub(1, Ordering::SeqCst);

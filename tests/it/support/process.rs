@@ -91,11 +91,22 @@ impl Place {
         std::fs::rename(new, self.config()).expect("it is put in place");
     }
 
-    /// Has everything logged that there is to log.
+    /// Gives the gateway a hotkey's file.
+    pub(crate) fn hotkey(&self, file: &str) {
+        let text = std::fs::read_to_string(self.config()).expect("a configuration");
+        let heading = "[gateway]\n";
+        let all = text.replace(heading, &format!("{heading}hotkey_file = {file:?}\n"));
+        std::fs::write(self.config(), all).expect("it is written");
+    }
+
+    /// Has everything logged and traced that there is.
     pub(crate) fn log_everything(&self) {
         let text = std::fs::read_to_string(self.config()).expect("a configuration");
         let log = "log = \"json\"\n";
-        let all = text.replace(log, &format!("{log}filter = \"trace\"\n"));
+        let all = text.replace(
+            log,
+            &format!("{log}filter = \"trace\"\ntrace_ratio = 1.0\n"),
+        );
         std::fs::write(self.config(), all).expect("it is written");
     }
 
@@ -128,7 +139,18 @@ impl Place {
 
     pub(crate) async fn start_with(&self, arguments: &[&str]) -> Process {
         let arguments = [&["gateway"], arguments].concat();
-        let mut command = self.command(&arguments);
+        Self::started(self.command(&arguments)).await
+    }
+
+    /// As `start`, with traces to that collector.
+    pub(crate) async fn start_traced(&self, collector: SocketAddr) -> Process {
+        let mut command = self.command(&["gateway"]);
+        let to = format!("http://{collector}");
+        command.env("OTEL_EXPORTER_OTLP_ENDPOINT", to);
+        Self::started(command).await
+    }
+
+    async fn started(mut command: Command) -> Process {
         let mut child = command
             .stderr(Stdio::piped())
             .stdout(Stdio::null())
@@ -178,9 +200,19 @@ impl Process {
         self.public
     }
 
+    /// Where miners and validators connect.
+    pub(crate) const fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
     /// Where metrics are.
     pub(crate) const fn admin(&self) -> SocketAddr {
         self.admin
+    }
+
+    /// What it logs, also at its end.
+    pub(crate) fn log(&self) -> Arc<Mutex<Vec<Value>>> {
+        Arc::clone(&self.lines)
     }
 
     /// All that it logged.
