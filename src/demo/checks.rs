@@ -55,8 +55,11 @@ impl Checked {
             line.covered += organic.min(target).get();
             line.sent += synthetic.get();
         }
-        self.all.add(line);
-        self.periods.push(line);
+        // The demo ends soon after a turn: nothing was drawn for anybody then.
+        if line.target > 0 {
+            self.all.add(line);
+            self.periods.push(line);
+        }
         Ok(())
     }
 
