@@ -114,6 +114,7 @@ routing_told() {
     awk 'NR == 1 { all = $0; sep = "; " } NR > 3 { all = all sep $1 " Jain " $3 ", first tries failed " $6 " %"; sep = "; " } END { print all }' "$1"
 }
 
+prove patches last_line tests/patches.sh
 here schedules last_line
 prove mutants mutants_told crates/ledger/tests/mutants/run.sh
 prove loom last_line crates/ledger/tests/loom/run.sh

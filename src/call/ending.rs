@@ -84,16 +84,32 @@ impl Run {
             None => return self.guard.outlet.finish(Err(CallError::Internal)),
         };
         failpoint::hit("final");
-        if !recorded {
-            self.guard.calls.instruments.unrecorded_finals.inc();
-        }
+        let completed = self.completed(choices, claimed, recorded);
+        self.guard.outlet.conclude(Event::Completed(completed));
+    }
+
+    /// The last message of a whole answer. It says that the receipt is recorded when it is
+    /// handed the proof of that, which only the engine's acknowledgement makes.
+    fn completed(
+        &self,
+        choices: Vec<v1::ChoiceEnd>,
+        claimed: Option<v1::ClaimedTokens>,
+        proof: Option<Recorded>,
+    ) -> v1::Completed {
+        let recorded = match proof {
+            Some(_proof) => true,
+            None => {
+                self.guard.calls.instruments.unrecorded_finals.inc();
+                false
+            }
+        };
         let units = self
             .guard
             .record
             .attempts
             .last()
             .map_or(Units::ZERO, |attempt| attempt.units);
-        let completed = v1::Completed {
+        v1::Completed {
             choices,
             usage: Some(v1::Usage {
                 units: units.get(),
@@ -107,18 +123,17 @@ impl Run {
                 .calls
                 .capacity_left(&self.admitted.task.id)
                 .into(),
-        };
-        self.guard.outlet.conclude(Event::Completed(completed));
+        }
     }
 
-    /// Waits until a receipt is durable: no longer than a final message may wait for that,
-    /// nor than the client or a drain does.
-    async fn recorded(&self, durable: oneshot::Receiver<Recorded>) -> bool {
+    /// Waits until a receipt is durable, and gives the proof: no longer than a final message
+    /// may wait for that, nor than the client or a drain does.
+    async fn recorded(&self, durable: oneshot::Receiver<Recorded>) -> Option<Recorded> {
         let latest = Instant::now() + self.guard.settings.record_wait;
         let until = latest.min(self.admitted.deadline);
         let wait = timeout_at(until, durable);
         let waited = self.guard.calls.cut.run_until_cancelled(wait).await;
-        matches!(waited, Some(Ok(Ok(_))))
+        waited?.ok()?.ok()
     }
 
     /// A broken answer: what the client has of it is booked.
