@@ -344,7 +344,7 @@ mod tests {
     #[test]
     fn a_text_has_about_its_length_repeats_by_its_seed_and_only_by_it() {
         let corpus = Material::corpus(vec![
-            "Ein Wort.".into(),
+            "One word.".into(),
             " ".into(),
             "Noch viele Wörter.".into(),
         ]);
