@@ -177,8 +177,9 @@ impl Books {
     /// that was over.
     #[must_use]
     pub fn admit(&self) -> (Arc<Table>, u64) {
-        let now_ms = self.clock.unix_ms();
+        // The table first: a turn in between is seen by the clock, the other way round it is not.
         let table = self.tables.current();
+        let now_ms = self.clock.unix_ms();
         let by_clock = self.length.period_at(now_ms);
         if by_clock <= table.period() || self.tables.get(by_clock).is_none() {
             return (table, now_ms);

@@ -39,7 +39,8 @@ impl Default for PlannerSettings {
             mode: Mode::BuiltIn,
             draws: Draws::default(),
             floor: true,
-            bursts: BurstSettings::default(),
+            // A new miner waits for its first burst: whoever wants that says so.
+            bursts: BurstSettings::NONE,
             seed: None,
         }
     }
