@@ -1,14 +1,16 @@
-"""Whether checks shrank by what clients did, by SQL over a store alone: `books.py STORE CHECK`.
+"""Whether checks shrank by what clients did, by SQL over a store alone:
+`books.py STORE CHECK [SLACK_MS]`.
 
 CHECK is the size of one check. Instants that the store does not keep are taken so that no
-check is called wrong by mistake: a client's call counts as done half a second after its
-attempt's end, and of a check in flight counts what it brought, not what it held."""
+check is called wrong by mistake: a client's call counts as done half a second (or SLACK_MS,
+for who hears of it later) after its attempt's end, and of a check in flight counts what it
+brought, not what it held."""
 
 import sqlite3
 import struct
 import sys
 
-SLACK_MS = 500
+SLACK_MS = int(sys.argv[3]) if len(sys.argv) > 3 else 500
 
 
 def runs(body):
