@@ -5,6 +5,8 @@
 //! process had a processor, user and system, all threads and the store's included. The system
 //! tells it per thread in `/proc/PID/task/*/schedstat`.
 
+#[path = "harness/promise.rs"]
+mod promise;
 #[path = "harness/servers.rs"]
 mod servers;
 #[path = "harness/table.rs"]
@@ -19,6 +21,7 @@ use taugate::proto::v1::stream_generate_response::Event;
 use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
 
+use self::promise::promise;
 use self::servers::{PIECE_BYTES, PIECES, Role, TASK, WHOLE_BYTES, WHOLE_TOKENS_MAX};
 use self::table::{Samples, print, row};
 
@@ -95,6 +98,7 @@ async fn sessions() {
         (miner, gateway)
     });
     let [(with_miner, with), (without_miner, without)] = &ways;
+    let mut dearest = 0.0_f64;
     for (kind, told) in [
         (Kind::Unary, "unary, 1 KiB each way"),
         (Kind::Stream, "stream of 200 messages of 58 bytes"),
@@ -119,10 +123,17 @@ async fn sessions() {
             let (ours, theirs) = (&samples[2 * at], &samples[2 * at + 1]);
             let told = format!("{told}: {who}");
             let ratio = ours.over(theirs);
+            if who == "both" {
+                dearest = dearest.max(ratio.median());
+            }
             rows.push(row([&told, &ours.told(1), &theirs.told(1), &ratio.told(2)]));
         }
     }
     print("A call in a session, checked by the miner", &rows);
+    promise(
+        dearest <= 1.1,
+        &format!("a session costs a call at most 1.10 of one without ({dearest:.2})"),
+    );
 }
 
 /// Calls of one sample.
