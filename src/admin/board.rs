@@ -16,15 +16,10 @@ use crate::identity::call::Registered as _;
 use crate::identity::hotkey::Hotkey;
 use crate::registry::roll::{Held, Standing};
 use crate::registry::snapshot::{Offer, Snapshot};
+use crate::report::due::DueSource;
 use crate::report::{Counter, Reach, ReportStore, feed};
 use crate::routing::vitals::{History, Pulse};
 use crate::task::TaskId;
-
-/// What is still due of checks.
-pub trait Due: Send + Sync + fmt::Debug {
-    /// Units of a cell that are still due in the running period; `None`: nothing is planned.
-    fn due(&self, cell: CellId) -> Option<u64>;
-}
 
 /// What miners scored.
 pub trait Scores: Send + Sync + fmt::Debug {
@@ -41,8 +36,8 @@ pub struct Sources {
     pub calls: Arc<Calls>,
     /// The durable counters.
     pub store: Arc<dyn ReportStore>,
-    /// What is still due of checks, once something plans them.
-    pub due: Option<Arc<dyn Due>>,
+    /// What is still due of checks, where something plans them.
+    pub due: Option<Arc<dyn DueSource>>,
     /// Scores, once something makes them.
     pub scores: Option<Arc<dyn Scores>>,
 }
@@ -78,6 +73,8 @@ struct Look<'a> {
     table: Arc<Table>,
     snapshot: &'a Snapshot,
     offers: HashMap<CellId, &'a Offer>,
+    /// What is still due of checks, by miner and task.
+    due: HashMap<(Arc<str>, TaskId), u64>,
     others: Arc<Posted>,
     now_ms: u64,
 }
@@ -158,8 +155,13 @@ impl Board {
         snapshot: &'a Snapshot,
     ) -> Look<'a> {
         let offers = snapshot.markets.values().flat_map(|market| &market.offers);
+        let sheet = self.sources.due.as_ref().map(|due| due.sheet());
+        let due = sheet.unwrap_or_default().rows.into_iter();
         Look {
             sources: &self.sources,
+            due: due
+                .map(|row| ((row.miner, row.task), row.due.get()))
+                .collect(),
             table,
             snapshot,
             offers: offers.map(|offer| (offer.cell, offer)).collect(),
@@ -284,9 +286,10 @@ impl Look<'_> {
         let seen = pulse.and_then(Pulse::concurrency);
         let history = standing.cell.map(|cell| self.history(cell));
         let success = history.filter(|history| history.is_judged());
-        let (due, scores) = (&self.sources.due, &self.sources.scores);
+        let scores = &self.sources.scores;
+        let miner: Arc<str> = held.hotkey.to_string().into();
         Row {
-            miner: held.hotkey.to_string(),
+            miner: miner.to_string(),
             uid: self.uid(&held.hotkey),
             task: standing.task.to_string(),
             declared: standing.declared.get(),
@@ -297,7 +300,7 @@ impl Look<'_> {
             verified: offer.map_or(0, |offer| offer.verified.get()),
             organic,
             synthetic,
-            due: due.as_ref().and_then(|due| due.due(standing.cell?)),
+            due: (self.due.get(&(miner, standing.task.clone()))).copied(),
             score: scores
                 .as_ref()
                 .and_then(|scores| scores.score(&held.hotkey, &standing.task)),

@@ -326,7 +326,7 @@ fn sources(parts: &Parts) -> Sources {
         hotkey: parts.keypair.hotkey(),
         calls: Arc::clone(&parts.calls),
         store: Arc::clone(&parts.store) as _,
-        due: None,
+        due: parts.desk.clone().map(|desk| desk as _),
         scores: Some(Arc::clone(&parts.scorer) as _),
     }
 }

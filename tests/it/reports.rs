@@ -25,6 +25,7 @@ use tonic::{Code, Extensions, Request, Status, Streaming};
 use tonic_types::StatusExt as _;
 
 use crate::support::miner::{Act, FakeMiner};
+use crate::support::wire::fetch;
 use crate::support::{TASK, TestGateway, chat};
 
 const PATH: &str = "/taugate.v1.ConsumptionService/";
@@ -638,6 +639,14 @@ async fn with_external_checks() -> (FakeMiner, TestGateway) {
     .await
 }
 
+/// What is due of the one cell, as an operator is shown it (P8: from the same books).
+async fn shown_due(gateway: &TestGateway) -> u64 {
+    let answer = fetch(gateway.gateway.addresses().admin, "/v1/status").await;
+    let (_, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    let told: serde_json::Value = serde_json::from_str(body).expect("JSON");
+    told["cells"][0]["due"].as_u64().expect("it is planned")
+}
+
 #[tokio::test]
 async fn validators_hear_what_of_checks_is_due_and_how_clients_shrink_it() {
     let (_miner, gateway) = with_external_checks().await;
@@ -653,11 +662,13 @@ async fn validators_hear_what_of_checks_is_due_and_how_clients_shrink_it() {
     let ((_, miner, task), due) = kept.dues.first_key_value().expect("one");
     assert_eq!((&**miner, &**task), (&*one.to_string(), TASK));
     assert_eq!(*due, (100_000, 100_000));
+    assert_eq!(shown_due(&gateway).await, 100_000);
     let told = kept.dues_told;
     kept.batch(&mut stream).await.expect("a batch");
     assert_eq!(kept.dues_told, told, "what did not change is not told");
     calls(&gateway, 5).await;
     let posted = gateway.posted().await;
+    assert_eq!(shown_due(&gateway).await, 100_000 - posted);
     let now = |kept: &Kept| *kept.dues.first_key_value().expect("one").1;
     while now(&kept) != (100_000, 100_000 - posted) {
         assert!(tokio::time::Instant::now() < deadline, "{:?}", now(&kept));
